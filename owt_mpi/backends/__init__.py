@@ -1,0 +1,1 @@
+"""Compute backends: the same operations on NumPy (reference), oneDNN and CUDA arrays."""

@@ -1,0 +1,96 @@
+"""The contract every compute backend fulfils: what an array library's element-wise maths and matmul cannot do well.
+
+Shapes: activations are (n, h, w, c), C-contiguous; convolution weights (c_out, kh, kw, c_in); biases (c_out,).
+Letters: `x` input, `y` output, `w` weight, `b` bias, `gx gy gw gb` their gradients. `Pair` is (vertical, horizontal).
+All arrays of one call have one dtype; results are new arrays of that dtype, owned by the caller.
+"""
+
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+Pair = tuple[int, int]
+Shape = tuple[int, ...]
+
+
+class Backend(Protocol):
+    """Compute on one rank's device. Knows nothing of ranks, layers or gradients of anything but its own operations."""
+
+    name: str
+    xp: ModuleType  # numpy or cupy: element-wise maths, reductions and matmul
+    dtypes: tuple[np.dtype[Any], ...]  # what the operations below accept
+
+    def from_host(self, array: np.ndarray) -> Array:
+        """Return `array` on the device (the same object where the device is the host)."""
+        ...
+
+    def to_host(self, array: Array) -> np.ndarray:
+        """Return a NumPy array with the values of `array`, complete when this returns."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until all work issued so far is done."""
+        ...
+
+    def set_num_threads(self, num_threads: int) -> None:
+        """Use that many CPU threads in the calling thread's operations from now on."""
+        ...
+
+    def conv2d(self, x: Array, w: Array, b: Array | None, stride: Pair, pad: Pair) -> Array:
+        """Return the cross-correlation y[n, i, j, o] = sum x[n, i*s+a-p, j*s+e-p, c] * w[o, a, e, c] (+ b[o])."""
+        ...
+
+    def conv2d_grad_x(self, gy: Array, w: Array, stride: Pair, pad: Pair, x_shape: Shape) -> Array:
+        """Return the gradient of conv2d with respect to x, shape `x_shape`."""
+        ...
+
+    def conv2d_grad_w(
+        self, gy: Array, x: Array, stride: Pair, pad: Pair, w_shape: Shape, with_bias: bool
+    ) -> tuple[Array, Array | None]:
+        """Return the gradients of conv2d with respect to w and, if `with_bias`, to b (else None)."""
+        ...
+
+    def max_pool2d(self, x: Array, kernel: Pair, stride: Pair, pad: Pair) -> tuple[Array, Array]:
+        """Return (y, workspace): window maxima, padding never wins; the workspace is for max_pool2d_grad alone."""
+        ...
+
+    def max_pool2d_grad(
+        self, gy: Array, workspace: Array, kernel: Pair, stride: Pair, pad: Pair, x_shape: Shape
+    ) -> Array:
+        """Return gx: each gy goes to the first maximum of its window in row-major order."""
+        ...
+
+    def avg_pool2d(self, x: Array, kernel: Pair, stride: Pair, pad: Pair) -> Array:
+        """Return window means over the elements inside the image: padding is not counted."""
+        ...
+
+    def avg_pool2d_grad(self, gy: Array, kernel: Pair, stride: Pair, pad: Pair, x_shape: Shape) -> Array:
+        """Return gx of avg_pool2d."""
+        ...
+
+    def lrn(self, x: Array, size: int, alpha: float, beta: float, k: float) -> tuple[Array, Array]:
+        """Return (y, workspace) with y = x / (k + alpha * S)**beta, S = sum of x**2 over `size` channels around.
+
+        `size` is odd; the window of channel c is c - size//2 .. c + size//2, cut at the ends. alpha is NOT divided by
+        the size here (as in Krizhevsky 2012; torch and oneDNN divide: there alpha' = alpha * size).
+        """
+        ...
+
+    def lrn_grad(
+        self, gy: Array, x: Array, workspace: Array, size: int, alpha: float, beta: float, k: float
+    ) -> Array:
+        """Return gx of lrn."""
+        ...
+
+    def momentum_sgd(
+        self, w: Array, v: Array, g: Array, lr: float, momentum: float, weight_decay: float
+    ) -> None:
+        """Update in place: v := momentum * v - lr * (g + weight_decay * w);  w := w + v. All C-contiguous."""
+        ...
+
+
+def pooled_size(size: int, kernel: int, stride: int, pad: int) -> int:
+    """Return how many windows fit along one axis: floor((size + 2 * pad - kernel) / stride) + 1."""
+    return (size + 2 * pad - kernel) // stride + 1

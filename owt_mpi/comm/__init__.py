@@ -1,0 +1,1 @@
+"""Communicators: serial, K ranks as threads of one process, and MPI."""

@@ -1,0 +1,114 @@
+"""The contract of a communicator: collectives that are started, then waited for.
+
+All reductions are sums. All ranks of a communicator start its collectives in the same order. Arrays must be
+C-contiguous. From `start_x(array)` until `wait()` returns, the caller does not modify `array`; the Pending keeps every
+buffer alive that the transport may still touch. Blocking is `.wait()` at once.
+"""
+
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Pending(Protocol[T_co]):
+    """A collective under way."""
+
+    def wait(self) -> T_co:
+        """Block until this rank's part is done and return the result; later calls return it again."""
+        ...
+
+
+class Done(Generic[T]):
+    """A Pending whose result is there already."""
+
+    def __init__(self, result: T) -> None:
+        self._result = result
+
+    def wait(self) -> T:
+        """Return the result."""
+        return self._result
+
+
+class PeerFailure(RuntimeError):
+    """Another rank failed, so the collective that this rank waits for will never complete."""
+
+
+class Communicator(Protocol):
+    """An ordered group of ranks. `size` is the K of the formulas."""
+
+    rank: int
+    size: int
+    label: str
+
+    def dup(self, label: str) -> "Communicator":
+        """Return a communicator of the same ranks whose collectives never match this one's. All ranks call."""
+        ...
+
+    def split(self, color: int, key: int, label: str) -> "Communicator":
+        """Return the communicator of the ranks that gave the same `color`, ordered by (key, rank). All ranks call."""
+        ...
+
+    def start_all_reduce(self, x: Array, out: Array | None = None) -> Pending[Array]:
+        """Every rank gets the sum over ranks, in `out` (which may be x itself: in place) or in a new array."""
+        ...
+
+    def start_all_gather(self, x: Array, axis: int = 0) -> Pending[Array]:
+        """Every rank gets the ranks' blocks joined along `axis`, in rank order. Adjoint: reduce_scatter."""
+        ...
+
+    def start_reduce_scatter(self, x: Array, axis: int = 0) -> Pending[Array]:
+        """Rank r gets block r (of `size` equal ones along `axis`) of the sum over ranks. Adjoint: all_gather."""
+        ...
+
+    def start_broadcast(self, x: Array, root: int) -> Pending[Array]:
+        """Every rank gets root's x. Off the root, x gives shape and dtype and is left alone. Adjoint: reduce."""
+        ...
+
+    def start_reduce(self, x: Array, root: int) -> Pending[Array | None]:
+        """Root gets the sum over ranks, the others None. Adjoint: broadcast."""
+        ...
+
+    def start_all_to_all(self, x: Array, split_axis: int, concat_axis: int) -> Pending[Array]:
+        """Rank r gets block r (along `split_axis`) of every rank's x, joined along `concat_axis`.
+
+        Adjoint: all_to_all with the two axes exchanged.
+        """
+        ...
+
+    def all_gather_object(self, value: T) -> list[T]:
+        """Return every rank's `value` (small, picklable), in rank order. Blocking."""
+        ...
+
+    def barrier(self) -> None:
+        """Return when every rank has called."""
+        ...
+
+
+def block_of(x: Array, axis: int, index: int, count: int) -> Array:
+    """Return block `index` of `count` equal blocks of x along `axis`, as a view. ValueError if they are not equal."""
+    length = x.shape[axis]
+    if length % count:
+        raise ValueError(
+            f"axis {axis} of shape {tuple(x.shape)} has {length} elements, which {count} ranks cannot share equally; "
+            f"make it a multiple of {count}"
+        )
+    step = length // count
+    where: list[Any] = [slice(None)] * x.ndim
+    where[axis] = slice(index * step, (index + 1) * step)
+    return x[tuple(where)]
+
+
+def check_contiguous(x: Array, name: str = "x") -> None:
+    """Raise ValueError unless x is C-contiguous: MPI sends memory order, silently."""
+    flags = getattr(x, "flags", None)
+    if flags is not None and not flags.c_contiguous:
+        raise ValueError(f"{name} of shape {tuple(x.shape)} is not C-contiguous; pass numpy.ascontiguousarray({name})")
+
+
+def as_dtype_name(x: Array) -> str:
+    """Return the dtype of x as a short name, for messages."""
+    return str(np.dtype(x.dtype))
