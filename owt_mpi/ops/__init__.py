@@ -1,0 +1,1 @@
+"""Differentiable operations, one a file: a class with forward and backward, then the function that applies it."""

@@ -1,0 +1,23 @@
+"""The rectified linear unit."""
+
+from owt_mpi.autograd import Op, Tensor
+from owt_mpi.backends.base import Array, Shape
+
+
+class ReluOp(Op):
+    """y = max(x, 0), element by element; the gradient at 0 is 0."""
+
+    def out_shape(self, *shapes: Shape) -> Shape:
+        return shapes[0]
+
+    def forward(self, *xs: Array) -> Array:
+        self.y = self.backend.xp.maximum(xs[0], 0)
+        return self.y
+
+    def backward(self, gy: Array) -> tuple[Array | None, ...]:
+        return (gy * (self.y > 0),)
+
+
+def relu(x: Tensor) -> Tensor:
+    """Return max(x, 0)."""
+    return ReluOp()(x)

@@ -1,0 +1,53 @@
+"""Cross-entropy of the softmax over classes, for all classes or a block of them."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from owt_mpi.autograd import Op, Tensor
+from owt_mpi.backends.base import Array, Shape
+from owt_mpi.ops.labels import check_labels, target_mask, valid_rows
+
+Combine = Callable[[Array], Array]
+
+
+class SoftmaxLossOp(Op):
+    """logits z (n, classes) -> the scalar sum over rows whose label is in this block of log(sum exp z) - z[label]."""
+
+    def __init__(self, labels: np.ndarray, first_class: int, combine_max: Combine, combine_sum: Combine) -> None:
+        self.labels, self.first_class = labels, first_class
+        self.combine_max, self.combine_sum = combine_max, combine_sum
+
+    def out_shape(self, *shapes: Shape) -> Shape:
+        check_labels("softmax_loss", shapes[0], self.labels)
+        return ()
+
+    def forward(self, *xs: Array) -> Array:
+        (z,) = xs
+        xp = self.backend.xp
+        self.target = target_mask(xp, self.labels, self.first_class, z.shape[1])
+        self.valid = valid_rows(xp, self.labels)
+        shifted = z - self.combine_max(z.max(axis=1, keepdims=True))
+        exponentials = xp.exp(shifted)
+        total = self.combine_sum(exponentials.sum(axis=1, keepdims=True))
+        self.probability = exponentials / total
+        return (self.target * (xp.log(total) - shifted)).sum(keepdims=True).reshape(())
+
+    def backward(self, gy: Array) -> tuple[Array | None, ...]:
+        return ((self.probability - self.target) * self.valid * gy,)
+
+
+def softmax_loss(
+    logits: Tensor,
+    labels: np.ndarray,
+    first_class: int = 0,
+    combine_max: Combine = lambda row_max: row_max,
+    combine_sum: Combine = lambda row_sum: row_sum,
+) -> Tensor:
+    """Return the summed cross-entropy of logits for classes first_class, first_class + 1, ...
+
+    Where the logits are a block of the classes, `combine_max` and `combine_sum` turn a column (n, 1) of this block's
+    row maxima and row sums into those over all classes. The loss of a row is counted by the block that holds its
+    label; the gradient is exact in every block. Rows with a negative label count nothing.
+    """
+    return SoftmaxLossOp(labels, first_class, combine_max, combine_sum)(logits)
