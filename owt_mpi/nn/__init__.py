@@ -1,0 +1,1 @@
+"""Layers with parameters, their initial values, and the models."""

@@ -1,0 +1,117 @@
+"""Layers: parameters and one operation each."""
+
+from owt_mpi import rng
+from owt_mpi.autograd import Init, Parameter, Tensor
+from owt_mpi.backends.base import Pair
+from owt_mpi.nn.init import Constant, HeNormal
+from owt_mpi.nn.module import Context, Module
+from owt_mpi.ops.avg_pool2d import avg_pool2d
+from owt_mpi.ops.conv2d import conv2d
+from owt_mpi.ops.dropout import dropout
+from owt_mpi.ops.flatten import flatten
+from owt_mpi.ops.linear import linear
+from owt_mpi.ops.lrn import lrn
+from owt_mpi.ops.max_pool2d import max_pool2d
+from owt_mpi.ops.relu import relu
+
+_HE, _ZERO = HeNormal(), Constant(0.0)
+
+
+def pair(value: int | Pair) -> Pair:
+    """Return (value, value) for a number, a pair as it is."""
+    return (value, value) if isinstance(value, int) else value
+
+
+class Conv2d(Module):
+    """Convolution of (n, h, w, c_in) images with c_out filters, plus bias."""
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int | Pair,
+        stride: int | Pair = 1,
+        pad: int | Pair = 0,
+        weight_init: Init = _HE,
+        bias_init: Init = _ZERO,
+    ) -> None:
+        self.stride, self.pad = pair(stride), pair(pad)
+        self.weight = Parameter((c_out, *pair(kernel), c_in), weight_init)
+        self.bias = Parameter((c_out,), bias_init, is_bias=True)
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        return conv2d(x, self.weight, self.bias, self.stride, self.pad)
+
+
+class Linear(Module):
+    """Fully connected layer: (n, inputs) -> (n, outputs)."""
+
+    def __init__(self, inputs: int, outputs: int, weight_init: Init = _HE, bias_init: Init = _ZERO) -> None:
+        self.weight = Parameter((outputs, inputs), weight_init)
+        self.bias = Parameter((outputs,), bias_init, is_bias=True)
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class ReLU(Module):
+    """max(x, 0)."""
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        return relu(x)
+
+
+class MaxPool2d(Module):
+    """Maxima of sliding windows."""
+
+    def __init__(self, kernel: int | Pair, stride: int | Pair, pad: int | Pair = 0) -> None:
+        self.kernel, self.stride, self.pad = pair(kernel), pair(stride), pair(pad)
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        return max_pool2d(x, self.kernel, self.stride, self.pad)
+
+
+class AvgPool2d(Module):
+    """Means of sliding windows, padding not counted."""
+
+    def __init__(self, kernel: int | Pair, stride: int | Pair, pad: int | Pair = 0) -> None:
+        self.kernel, self.stride, self.pad = pair(kernel), pair(stride), pair(pad)
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        return avg_pool2d(x, self.kernel, self.stride, self.pad)
+
+
+class LRN(Module):
+    """Local response normalisation across channels, y = x / (k + alpha * sum x**2)**beta.
+
+    The defaults are the paper's network: cuda-convnet's scale of 1e-4 is divided by the size, 5.
+    """
+
+    def __init__(self, size: int = 5, alpha: float = 2e-5, beta: float = 0.75, k: float = 2.0) -> None:
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        return lrn(x, self.size, self.alpha, self.beta, self.k)
+
+
+class Dropout(Module):
+    """Sets a `rate` of the elements to 0 in training and scales the others by 1 / (1 - rate).
+
+    Where a rank holds some columns of the features only, `first_column` and `num_columns` say which.
+    """
+
+    def __init__(self, rate: float = 0.5, first_column: int = 0, num_columns: int | None = None) -> None:
+        self.rate, self.first_column, self.num_columns = rate, first_column, num_columns
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        if not ctx.training or self.rate == 0.0:
+            return x
+        key = rng.stream_key(ctx.seed, "dropout", self.name, ctx.step)
+        return dropout(x, self.rate, key, ctx.rows, self.first_column, self.num_columns)
+
+
+class Flatten(Module):
+    """(n, ...) -> (n, features)."""
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        return flatten(x)

@@ -1,0 +1,82 @@
+"""A model: a convolutional trunk, a fully connected head, and a loss."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from owt_mpi.autograd import Parameter, symbolic
+from owt_mpi.nn.layers import Dropout, Linear, ReLU
+from owt_mpi.nn.module import Module, Sequential, assign_names, symbolic_context
+
+Loss = Literal["logistic", "softmax"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the network sees: square images of side `crop` with `channels`, and how many classes they fall into."""
+
+    crop: int
+    channels: int
+    num_classes: int
+
+
+class Model:
+    """A network cut in two: the trunk runs data parallel, the head model parallel.
+
+    The trunk is any module that maps (n, crop, crop, channels) to (n, features). The head is a Sequential of Linear,
+    ReLU and Dropout that maps these features to one logit a class: the layers that can be split over ranks.
+    ValueError, in words for whoever wrote the model, if the parts do not fit together.
+    """
+
+    def __init__(self, name: str, spec: InputSpec, trunk: Module, head: Sequential, loss: Loss) -> None:
+        self.name, self.spec, self.trunk, self.head, self.loss = name, spec, trunk, head, loss
+        assign_names(trunk, "trunk")
+        assign_names(head, "head")
+        self._check()
+
+    def parameters(self) -> list[Parameter]:
+        """Return the parameters of trunk and head."""
+        return self.trunk.parameters() + self.head.parameters()
+
+    @property
+    def num_features(self) -> int:
+        """How many features an example has at the boundary of trunk and head."""
+        return num_features(self.trunk, self.spec)
+
+    def _check(self) -> None:
+        if self.loss not in ("logistic", "softmax"):
+            raise ValueError(f"model {self.name}: loss is {self.loss!r}, but must be 'logistic' or 'softmax'")
+        for layer in self.head.layers.values():
+            if not isinstance(layer, Linear | ReLU | Dropout):
+                raise ValueError(
+                    f"model {self.name}: {layer.name} is a {type(layer).__name__}, but the head can only hold Linear, "
+                    "ReLU and Dropout layers; put it into the trunk"
+                )
+        linears = [layer for layer in self.head.layers.values() if isinstance(layer, Linear)]
+        if not linears:
+            raise ValueError(f"model {self.name}: the head needs at least one Linear layer")
+        features = self.num_features
+        for layer in linears:
+            outputs, inputs = layer.weight.shape
+            if inputs != features:
+                raise ValueError(
+                    f"model {self.name}: {layer.name} takes {inputs} features, but gets {features} from what is before "
+                    "it; nn.model.num_features(trunk, spec) tells the number at the end of a trunk"
+                )
+            features = outputs
+        if features != self.spec.num_classes:
+            raise ValueError(
+                f"model {self.name}: the head ends in {features} outputs, but the data has {self.spec.num_classes} "
+                "classes; build the last layer with spec.num_classes"
+            )
+
+
+Builder = Callable[[InputSpec], Model]
+
+
+def num_features(trunk: Module, spec: InputSpec) -> int:
+    """Return how many features `trunk` makes of an image. ValueError if its output is not (n, features)."""
+    y = trunk(symbolic((1, spec.crop, spec.crop, spec.channels)), symbolic_context())
+    if len(y.shape) != 2:
+        raise ValueError(f"the trunk's output has shape {y.shape}, but must be (n, features); end it with Flatten()")
+    return y.shape[1]

@@ -1,0 +1,120 @@
+"""Modules: named parts of a network that own parameters and compose."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from owt_mpi.autograd import Parameter, Tensor
+
+
+class Watch(Protocol):
+    """Looks at every named module's output as it is made (`python -m owt_mpi.train` looks for NaN with one)."""
+
+    def __call__(self, name: str, output: Tensor) -> None:
+        """See the output of the module called `name`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a forward pass depends on besides its input.
+
+    `rows` are the places of the input's examples in the whole batch over all ranks, int64 (n,): together with the
+    seed and the step they key what is random, so that it does not depend on the number of ranks.
+    """
+
+    training: bool
+    rows: np.ndarray
+    seed: int = 0
+    step: int = 0
+    watch: Watch | None = None
+
+
+class Module:
+    """A function of a tensor, with parameters. Attributes that are modules or parameters are found by themselves.
+
+    A subclass defines `forward`. `name` is the dotted path from the root, set by `assign_names`.
+    """
+
+    name = ""
+
+    def __call__(self, x: Tensor, ctx: Context) -> Tensor:
+        y = self.forward(x, ctx)
+        if ctx.watch is not None:
+            ctx.watch(self.name, y)
+        return y
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        """Return the module's output for input x."""
+        raise NotImplementedError
+
+    def children(self) -> Iterator[tuple[str, "Module"]]:
+        """Yield the direct sub-modules with their names, in the order of definition."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+
+    def own_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Yield the parameters of this module itself with their names, in the order of definition."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield name, value
+
+    def modules(self) -> Iterator["Module"]:
+        """Yield this module and all below it, parents first."""
+        yield self
+        for _, child in self.children():
+            yield from child.modules()
+
+    def parameters(self) -> list[Parameter]:
+        """Return all parameters of this module and those below it, in the order of definition, each once."""
+        found: dict[int, Parameter] = {}
+        for module in self.modules():
+            for _, parameter in module.own_parameters():
+                found.setdefault(id(parameter), parameter)
+        return list(found.values())
+
+
+class Sequential(Module):
+    """Modules applied one after the other, each under its name."""
+
+    def __init__(self, layers: Mapping[str, Module]) -> None:
+        self.layers = dict(layers)
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        yield from self.layers.items()
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        for layer in self.layers.values():
+            x = layer(x, ctx)
+        return x
+
+
+def assign_names(root: Module, name: str) -> None:
+    """Name `root` and all modules and parameters below it by their dotted paths, such as "trunk.conv1.weight"."""
+    root.name = name
+    for own, parameter in root.own_parameters():
+        parameter.name = f"{name}.{own}"
+    for own, child in root.children():
+        assign_names(child, f"{name}.{own}")
+
+
+def symbolic_context(num_rows: int = 1, watch: Watch | None = None) -> Context:
+    """Return a context to work out shapes with: training mode, rows 0, 1, ..."""
+    return Context(training=True, rows=np.arange(num_rows), watch=watch)
+
+
+def load_values(parameter: Parameter, values: np.ndarray, backend: Any) -> None:
+    """Give `parameter` a copy of global `values`, or of its shard of them. ValueError if the shapes differ."""
+    if tuple(values.shape) != parameter.global_shape:
+        raise ValueError(
+            f"{parameter.name} has shape {parameter.global_shape}, but the values given have {tuple(values.shape)}"
+        )
+    if parameter.shard is not None:
+        shard, length = parameter.shard, parameter.shape[parameter.shard.axis]
+        where = [slice(None)] * values.ndim
+        where[shard.axis] = slice(shard.index * length, (shard.index + 1) * length)
+        values = values[tuple(where)]
+    parameter.set_data(backend.from_host(np.array(values, dtype=parameter.dtype, order="C")), backend)
