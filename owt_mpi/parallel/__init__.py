@@ -1,0 +1,1 @@
+"""Where layers and communicators meet: layout, schemes, sharded head, exchange of gradients."""

@@ -1,0 +1,84 @@
+"""Gradients summed over ranks in buckets, each sent off as soon as the backward pass has filled it."""
+
+from math import prod
+from types import TracebackType
+
+import numpy as np
+
+from owt_mpi.autograd import Parameter
+from owt_mpi.backends.base import Array, Backend
+from owt_mpi.comm.base import Communicator, Pending
+
+
+class GradSync:
+    """Sums the gradients of `parameters` over the ranks of `comm`, under the backward pass that makes them.
+
+    with grad_sync:
+        backward(...)
+    # here every gradient is the sum over ranks
+
+    The gradients live in flat buckets of at most `bucket_bytes` (a larger parameter has its own), filled from the
+    last parameter to the first, as a backward pass makes them. With one rank nothing is sent or copied.
+    """
+
+    def __init__(
+        self, parameters: list[Parameter], comm: Communicator, backend: Backend, bucket_bytes: int = 4 << 20
+    ) -> None:
+        self._comm, self._parameters = comm, parameters if comm.size > 1 else []
+        self._bucket_of: dict[int, int] = {}
+        self._buckets: list[Array] = []
+        self._members: list[list[Parameter]] = []
+        self._missing: list[int] = []
+        self._pending: list[Pending[Array]] = []
+        for group in _group(self._parameters, bucket_bytes):
+            flat = backend.xp.zeros(sum(prod(p.shape) for p in group), group[0].dtype)
+            start = 0
+            for parameter in group:
+                size = prod(parameter.shape)
+                parameter.grad_buffer = flat[start : start + size].reshape(parameter.shape)
+                self._bucket_of[id(parameter)] = len(self._buckets)
+                start += size
+            self._buckets.append(flat)
+            self._members.append(group)
+
+    def __enter__(self) -> None:
+        self._missing = [len(members) for members in self._members]
+        self._pending = []
+        for parameter in self._parameters:
+            parameter.on_grad_ready = self._on_grad_ready
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for parameter in self._parameters:
+            parameter.on_grad_ready = None
+        if error_type is not None:
+            return
+        unused = [
+            p.name for b, members in enumerate(self._members) if self._missing[b] for p in members if p.grad is None
+        ]
+        if unused:
+            raise ValueError(f"no gradient reached {', '.join(unused)}: the model's forward does not use it; remove it")
+        for pending in self._pending:
+            pending.wait()
+
+    def _on_grad_ready(self, parameter: Parameter) -> None:
+        bucket = self._bucket_of[id(parameter)]
+        self._missing[bucket] -= 1
+        if self._missing[bucket] == 0:
+            flat = self._buckets[bucket]
+            self._pending.append(self._comm.start_all_reduce(flat, out=flat))  # crosses under the rest of backward
+
+
+def _group(parameters: list[Parameter], bucket_bytes: int) -> list[list[Parameter]]:
+    """Return the parameters from last to first, in groups of one dtype and at most `bucket_bytes`."""
+    groups: list[list[Parameter]] = []
+    filled = 0
+    for parameter in reversed(parameters):
+        size = prod(parameter.shape) * np.dtype(parameter.dtype).itemsize
+        if not groups or filled + size > bucket_bytes or groups[-1][0].dtype != parameter.dtype:
+            groups.append([])
+            filled = 0
+        groups[-1].append(parameter)
+        filled += size
+    return groups

@@ -1,0 +1,42 @@
+"""The pass loop: when activations and their gradients cross the wire, and what they cross under."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from owt_mpi.backends.base import Array, Backend
+from owt_mpi.comm.base import Communicator
+from owt_mpi.parallel.schemes import Scheme
+
+# (assembled activations, their labels, their rows in the group's batch, pass) -> gradient of the activations or None
+HeadStep = Callable[[Array, np.ndarray, np.ndarray, int], Array | None]
+
+
+def run_passes(
+    scheme: Scheme, comm: Communicator, backend: Backend, acts: Array, labels: np.ndarray, head_step: HeadStep
+) -> Array | None:
+    """Run the head over the group's batch, pass by pass, and return the gradient of `acts` (n, features).
+
+    `acts` and `labels` are this rank's own. Where `head_step` returns no gradient (validation), neither does this.
+    """
+    num_rows = acts.shape[0]
+    group_labels = comm.start_all_gather(labels).wait()
+    num_passes = scheme.num_passes(comm.size)
+    coming = scheme.start_assemble(comm, acts, 0)
+    returns = []
+    for p in range(num_passes):
+        assembled = coming.wait()
+        if p + 1 < num_passes:
+            coming = scheme.start_assemble(comm, acts, p + 1)  # crosses under the head's pass p
+        rows = scheme.group_rows(comm.size, num_rows, p)
+        grad = head_step(assembled, group_labels[rows], rows, p)
+        if grad is not None:
+            returns.append(scheme.start_return(comm, grad, p))  # crosses under the head's pass p + 1
+    if not returns:
+        return None
+    grad_acts = backend.xp.empty_like(acts)
+    for p, pending in enumerate(returns):
+        part, own = pending.wait(), scheme.own_rows(comm, num_rows, p)
+        if own is not None:
+            grad_acts[own] = part
+    return grad_acts

@@ -1,0 +1,105 @@
+"""The head split over the ranks of a group: each holds a block of every layer's units, and of the classes."""
+
+import numpy as np
+
+from owt_mpi.autograd import Parameter, Shard, Tensor
+from owt_mpi.backends.base import Array
+from owt_mpi.comm.base import Communicator
+from owt_mpi.nn.layers import Dropout, Linear, ReLU
+from owt_mpi.nn.model import Loss
+from owt_mpi.nn.module import Context, Module, Sequential
+from owt_mpi.ops.linear import linear
+from owt_mpi.ops.logistic_loss import logistic_loss
+from owt_mpi.ops.softmax_loss import softmax_loss
+from owt_mpi.parallel.collective_ops import all_gather
+
+
+class ColumnLinear(Module):
+    """A Linear layer of which this rank computes block `comm.rank` of the outputs.
+
+    Takes all features of its input; where the layer before left this rank with a block of them, `gather_input`, the
+    blocks are gathered first.
+    """
+
+    def __init__(self, layer: Linear, comm: Communicator, gather_input: bool) -> None:
+        self.name = layer.name
+        shard = Shard(axis=0, index=comm.rank, count=comm.size)
+        self.weight = _shard_of(layer.weight, shard)
+        self.bias = _shard_of(layer.bias, shard)
+        self.comm, self.gather_input = comm, gather_input
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        if self.gather_input:
+            x = all_gather(x, self.comm, axis=1)
+        return linear(x, self.weight, self.bias)
+
+
+def shard_head(head: Sequential, comm: Communicator) -> Sequential:
+    """Return the head as this rank runs it: from (n, features), all of them, to a block of the logits.
+
+    Names, and with them initial weights and dropout masks, are those of the whole head.
+    """
+    layers: dict[str, Module] = {}
+    features: int | None = None  # of the whole layer, where x holds just this rank's block of them
+    for name, layer in head.layers.items():
+        if isinstance(layer, Linear):
+            layers[name] = ColumnLinear(layer, comm, gather_input=features is not None and comm.size > 1)
+            features = layer.weight.global_shape[0]
+        elif isinstance(layer, Dropout):
+            layers[name] = layer if features is None else _dropout_block(layer, comm, features)
+        else:
+            assert isinstance(layer, ReLU)
+            layers[name] = layer
+    sharded = Sequential(layers)
+    sharded.name = head.name
+    return sharded
+
+
+def sharded_loss(kind: Loss, logits: Tensor, labels: np.ndarray, comm: Communicator) -> Tensor:
+    """Return this rank's part of the loss summed over rows and classes, from its block of the logits.
+
+    Nothing is counted twice: the sum over ranks is the loss of the whole rows.
+    """
+    first_class = comm.rank * logits.shape[1]
+    if kind == "logistic":
+        return logistic_loss(logits, labels, first_class)
+
+    def combine_max(row_max: Array) -> Array:
+        return comm.start_all_gather(row_max, axis=1).wait().max(axis=1, keepdims=True)
+
+    def combine_sum(row_sum: Array) -> Array:
+        return comm.start_all_reduce(row_sum).wait()
+
+    return softmax_loss(logits, labels, first_class, combine_max, combine_sum)
+
+
+def classes_above_label(logits: Array, labels: np.ndarray, comm: Communicator) -> np.ndarray:
+    """Return, for each row, how many classes score above its label: 0 is a top-1 hit, below 5 a top-5 hit, int64 (n,).
+
+    `logits` is this rank's block of the classes. Of equal scores the lower class is above; a score that is not a
+    number counts as above, so a broken network hits nothing. Rows with a negative label give numbers of no meaning.
+    """
+    num_classes = logits.shape[1]
+    first_class = comm.rank * num_classes
+    column = labels - first_class
+    here = (column >= 0) & (column < num_classes)
+    rows = np.arange(len(labels))
+    label_score = np.where(here, logits[rows, np.where(here, column, 0)], 0).astype(logits.dtype)[:, None]
+    label_score = comm.start_all_reduce(label_score).wait()
+    lower_class = np.arange(num_classes) < column[:, None]
+    other = np.arange(num_classes) != column[:, None]
+    above = (~(logits <= label_score) & other) | ((logits == label_score) & lower_class)
+    return np.asarray(comm.start_all_reduce(above.sum(axis=1)).wait())
+
+
+def _shard_of(parameter: Parameter, shard: Shard) -> Parameter:
+    part = Parameter(parameter.global_shape, parameter.init, parameter.is_bias, shard if shard.count > 1 else None)
+    part.name = parameter.name
+    return part
+
+
+def _dropout_block(layer: Dropout, comm: Communicator, features: int) -> Dropout:
+    width = features // comm.size
+    block = Dropout(layer.rate, first_column=comm.rank * width, num_columns=features)
+    block.name = layer.name
+    return block
