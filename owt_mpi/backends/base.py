@@ -78,15 +78,11 @@ class Backend(Protocol):
         """
         ...
 
-    def lrn_grad(
-        self, gy: Array, x: Array, workspace: Array, size: int, alpha: float, beta: float, k: float
-    ) -> Array:
+    def lrn_grad(self, gy: Array, x: Array, workspace: Array, size: int, alpha: float, beta: float, k: float) -> Array:
         """Return gx of lrn."""
         ...
 
-    def momentum_sgd(
-        self, w: Array, v: Array, g: Array, lr: float, momentum: float, weight_decay: float
-    ) -> None:
+    def momentum_sgd(self, w: Array, v: Array, g: Array, lr: float, momentum: float, weight_decay: float) -> None:
         """Update in place: v := momentum * v - lr * (g + weight_decay * w);  w := w + v. All C-contiguous."""
         ...
 

@@ -1,0 +1,243 @@
+"""What a training run is told: options with defaults, presets in TOML, and every check that needs no data."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib import resources
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The network."""
+
+    model: str = "alexnet-owt"
+    """A shipped network (alexnet-owt, alexnet-owt-384, alexnet, vgg11, vgg13, vgg16, vgg19, cifar-quick, small), or
+    your own as FILE.py:FUNCTION."""
+    crop: int = 224
+    """Side of the square the network sees: random crops of the images in training, the centre in validation."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The images."""
+
+    data: str = ""
+    """Folder of HDF5 shards made by `python -m data_prep.build_shards`, or "synthetic" for random images."""
+    flip: bool = True
+    """Mirror a random half of the training images."""
+    prefetch: int = 2
+    """Batches made ready ahead of time."""
+    synthetic_images: int = 1024
+    """Number of random training images (--data synthetic)."""
+    synthetic_classes: int = 1000
+    """Number of their classes."""
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """The batch and the length of the training."""
+
+    images_per_rank: int = 128
+    """Images a rank trains on in a step (n): the batch grows with the number of ranks."""
+    global_batch: int = 0
+    """Images of all ranks together in a step; if given, each rank takes its share and images-per-rank is not used."""
+    epochs: int = 90
+    """Passes over the training images."""
+    max_steps: int = 0
+    """Stop after that many steps; 0: no limit."""
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """Momentum SGD: v := momentum v - lr (grad + weight-decay w); w := w + v."""
+
+    lr: float = 0.01
+    """Learning rate that is right for a batch of lr-base-batch."""
+    lr_base_batch: int = 128
+    """The batch that lr is given for."""
+    trunk_lr_rule: Literal["linear", "sqrt", "none"] = "linear"
+    """How the trunk's rate follows its batch: times k = batch / lr-base-batch, times sqrt(k), or not at all."""
+    head_lr_rule: Literal["linear", "sqrt", "none"] = "linear"
+    """The same for the head."""
+    lr_milestones: tuple[float, ...] = (0.25, 0.5, 0.75)
+    """Fractions of the training after which the rates are multiplied by lr-factor."""
+    lr_factor: float = 0.15874
+    """See lr-milestones; the paper's is 250^(-1/3)."""
+    momentum: float = 0.9
+    """Share of the last update that goes on."""
+    weight_decay: float = 0.0005
+    """Pull of the weights (not biases) towards 0."""
+    bias_lr_multiplier: float = 2.0
+    """Biases learn at that many times the rate."""
+
+
+@dataclass(frozen=True)
+class ParallelOptions:
+    """Ranks and devices."""
+
+    scheme: Literal["dp", "a"] = "a"
+    """How the head is spread over ranks: "a" = its units are split and every rank gets all activations in one pass
+    (the paper's scheme a); "dp" = not at all, data parallelism in every layer."""
+    virtual_ranks: int = 0
+    """Train as that many ranks would, as threads of this one process; 0: ranks are MPI's."""
+    bucket_mib: float = 4.0
+    """Gradients are summed over ranks in pieces of that size, while the backward pass runs."""
+    backend: Literal["auto", "cuda", "onednn", "reference"] = "auto"
+    """What computes: CuPy and cuDNN, oneDNN, or plain NumPy; auto takes the first that works."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Type of weights and activations; float64 runs on the reference backend."""
+    threads: int = 0
+    """CPU threads a rank computes with; 0: the node's cores divided by its ranks."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The run and what it leaves behind."""
+
+    seed: int = 1
+    """Everything random is a function of it: weights, order, crops, dropout."""
+    run_dir: str = ""
+    """Folder for configuration, metrics and weights; default: runs/PRESET-DATE-TIME."""
+    log_every: int = 20
+    """Steps between lines of progress and entries in metrics.jsonl."""
+    dry_run: bool = False
+    """Print layers, parameters, memory a rank and bytes a step, and stop before training."""
+    json: str = ""
+    """Also write the dry run's table to this file as JSON."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """All options of a training run."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    batch: BatchOptions = field(default_factory=BatchOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    parallel: ParallelOptions = field(default_factory=ParallelOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+
+    def check(self) -> None:
+        """Raise ValueError, naming the option and the way out, if a value can be seen to be wrong by itself."""
+        at_least = {
+            "crop": (self.model.crop, 1),
+            "prefetch": (self.data.prefetch, 1),
+            "synthetic-images": (self.data.synthetic_images, 1),
+            "synthetic-classes": (self.data.synthetic_classes, 2),
+            "images-per-rank": (self.batch.images_per_rank, 1),
+            "global-batch": (self.batch.global_batch, 0),
+            "epochs": (self.batch.epochs, 1),
+            "max-steps": (self.batch.max_steps, 0),
+            "lr-base-batch": (self.optimizer.lr_base_batch, 1),
+            "virtual-ranks": (self.parallel.virtual_ranks, 0),
+            "threads": (self.parallel.threads, 0),
+            "log-every": (self.run.log_every, 1),
+        }
+        _check_choices(self)
+        for option, (value, least) in at_least.items():
+            if value < least:
+                raise ValueError(f"--{option} is {value}, but must be at least {least}")
+        optimizer = self.optimizer
+        rates = {
+            "lr": optimizer.lr,
+            "momentum": optimizer.momentum,
+            "weight-decay": optimizer.weight_decay,
+            "lr-factor": optimizer.lr_factor,
+            "bias-lr-multiplier": optimizer.bias_lr_multiplier,
+        }
+        for option, rate in rates.items():
+            if not (isfinite(rate) and rate >= 0):
+                raise ValueError(f"--{option} is {rate}, but must be a finite number, 0 or more")
+        if optimizer.momentum >= 1:
+            raise ValueError(f"--momentum is {optimizer.momentum}, but must be below 1, or updates grow without end")
+        if any(not 0 < milestone < 1 for milestone in optimizer.lr_milestones):
+            raise ValueError(f"--lr-milestones are {optimizer.lr_milestones}, but are fractions between 0 and 1")
+        if self.parallel.bucket_mib <= 0:
+            raise ValueError(f"--bucket-mib is {self.parallel.bucket_mib}, but must be above 0")
+        if not self.data.data:
+            raise ValueError(
+                "--data is missing: give a folder of shards (python -m data_prep.build_shards), or synthetic"
+            )
+
+
+def _check_choices(config: Config) -> None:
+    """Raise ValueError where an option of a few values has another (the command line checks that, a file does not)."""
+    for section in (getattr(config, f.name) for f in fields(config)):
+        for option in fields(section):
+            value, choices = getattr(section, option.name), get_args(option.type)
+            if get_origin(option.type) is Literal and value not in choices:
+                raise ValueError(f"--{option.name.replace('_', '-')} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def preset_names() -> list[str]:
+    """Return the names of the shipped presets."""
+    files = resources.files("owt_mpi").joinpath("presets").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def load_preset(name: str) -> Config:
+    """Return the configuration of a shipped preset or a TOML file. ValueError if it is missing or not understood."""
+    shipped = resources.files("owt_mpi").joinpath("presets").joinpath(f"{name}.toml")
+    if "/" not in name and shipped.is_file():
+        text = shipped.read_text(encoding="utf-8")
+    elif name.endswith(".toml"):
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"--preset {name}: the file cannot be read ({error})") from None
+    else:
+        raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(preset_names())}, or a FILE.toml")
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"--preset {name}: not valid TOML ({error})") from None
+    return _from_table(table, name)
+
+
+def to_toml(config: Config) -> str:
+    """Return the configuration as TOML that `load_preset` reads back."""
+    lines: list[str] = []
+    for section, options in asdict(config).items():
+        lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in options.items()), ""]
+    return "\n".join(lines)
+
+
+def _from_table(table: Mapping[str, Any], source: str) -> Config:
+    """Return the defaults with the values of `table`: sections of options, spelt as in the dataclasses."""
+    config = Config()
+    sections = {f.name: getattr(config, f.name) for f in fields(config)}
+    for section, values in table.items():
+        if section not in sections or not isinstance(values, dict):
+            raise ValueError(f"--preset {source}: there is no section [{section}]; there are {', '.join(sections)}")
+        sections[section] = replace(
+            sections[section],
+            **{
+                name: _checked(sections[section], name, value, f"{source}: [{section}]")
+                for name, value in values.items()
+            },
+        )
+    return Config(**sections)
+
+
+def _checked(defaults: Any, name: str, value: Any, where: str) -> Any:
+    """Return `value` as option `name` takes it; ValueError if there is no such option, or its type is another."""
+    known = {f.name: getattr(defaults, f.name) for f in fields(defaults)}
+    if name not in known:
+        raise ValueError(f"--preset {where} has no option {name!r}; it has {', '.join(known)}")
+    default = known[name]
+    if isinstance(default, tuple) and isinstance(value, list) and all(isinstance(v, int | float) for v in value):
+        return tuple(float(v) for v in value)
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(default):
+        raise ValueError(f"--preset {where} {name} is {value!r}, but must be a {type(default).__name__}")
+    return value
