@@ -1,0 +1,56 @@
+"""Parameters to and from HDF5, as global arrays: the file does not know how many ranks wrote it."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from owt_mpi.autograd import Parameter
+from owt_mpi.comm.base import Communicator
+
+FORMAT = "owt_mpi weights"
+FORMAT_VERSION = 1
+
+
+def whole_parameter(parameter: Parameter, group: Communicator) -> np.ndarray:
+    """Return the global array of `parameter`, from the shards of the ranks of `group`. All of them call."""
+    assert parameter.data is not None
+    assert parameter.backend is not None
+    part = parameter.backend.to_host(parameter.data)
+    return part if parameter.shard is None else group.start_all_gather(part, parameter.shard.axis).wait()
+
+
+def save_weights(path: Path, parameters: Iterable[Parameter], group: Communicator, is_writer: bool) -> None:
+    """Write the global arrays of `parameters` to `path`, one dataset a name, on the rank that `is_writer`.
+
+    All ranks of `group`, which shares the shards, call. Weights are in owt_mpi's order: (c_out, kh, kw, c_in) and
+    (outputs, inputs), inputs flattened as h, w, c. The file appears under its name when it is whole.
+    """
+    temporary = path.with_name(path.name + ".part")
+    file = h5py.File(temporary, "w") if is_writer else None
+    try:
+        if file is not None:
+            file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
+        for parameter in parameters:
+            whole = whole_parameter(parameter, group)
+            if file is not None:
+                file.create_dataset(parameter.name, data=whole)
+    finally:
+        if file is not None:
+            file.close()
+    if is_writer:
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file that `save_weights` wrote, by name. ValueError if it is another kind of file."""
+    with h5py.File(path, "r", locking=False) as file:
+        if file.attrs.get("format") != FORMAT or file.attrs.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} is no weights file of version {FORMAT_VERSION}; python -m owt_mpi.train writes them"
+            )
+        return {name: dataset[...] for name, dataset in file.items()}

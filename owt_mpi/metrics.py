@@ -1,0 +1,72 @@
+"""What a run tells: metrics.jsonl for programs, lines or a progress bar for people. On rank 0; elsewhere, nothing."""
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as 12s, 3m05s or 2h07m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+class Reporter:
+    """Prints progress and appends records to `metrics_file`; silent without `active`.
+
+    On a terminal it keeps a progress bar below the lines; elsewhere it prints lines alone.
+    """
+
+    def __init__(self, active: bool, metrics_file: Path | None, num_steps: int) -> None:
+        self._active = active
+        self._console = Console(highlight=False, soft_wrap=True, quiet=not active)
+        self._file = metrics_file.open("a", encoding="utf-8") if active and metrics_file is not None else None
+        self._num_steps, self._started = num_steps, time.perf_counter()
+        self._progress: Progress | None = None
+        if active and self._console.is_terminal:
+            columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
+            self._progress = Progress(*columns, console=self._console, transient=True)
+            self._task = self._progress.add_task("train", total=num_steps)
+
+    def __enter__(self) -> "Reporter":
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        if self._file is not None:
+            self._file.close()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text, markup=False)
+
+    def advance(self, steps_done: int) -> None:
+        """Move the progress bar."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=steps_done)
+
+    def time_left(self, steps_done: int) -> str:
+        """Return how long the remaining steps take at the mean speed so far."""
+        elapsed = time.perf_counter() - self._started
+        return duration(elapsed / max(steps_done, 1) * (self._num_steps - steps_done))
+
+    def record(self, kind: str, **values: Any) -> None:
+        """Append one line of JSON to metrics.jsonl: {"kind": ..., "seconds": since the start, ...}."""
+        if self._file is not None:
+            seconds = round(time.perf_counter() - self._started, 3)
+            self._file.write(json.dumps({"kind": kind, "seconds": seconds, **values}) + "\n")
+            self._file.flush()

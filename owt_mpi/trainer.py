@@ -1,0 +1,168 @@
+"""One training step on one screen, and validation."""
+
+from dataclasses import dataclass, replace
+from math import isfinite
+
+import numpy as np
+
+from owt_mpi.autograd import Tensor, backward, no_tape, tensor
+from owt_mpi.backends.base import Array, Backend
+from owt_mpi.config import Config
+from owt_mpi.data.loader import Batch
+from owt_mpi.nn.init import initialise
+from owt_mpi.nn.model import Model
+from owt_mpi.nn.module import Context
+from owt_mpi.optim import MomentumSGD, lr_for_batch
+from owt_mpi.parallel.grad_sync import GradSync
+from owt_mpi.parallel.layout import Layout
+from owt_mpi.parallel.schedule import HeadStep, run_passes
+from owt_mpi.parallel.sharded import classes_above_label, shard_head, sharded_loss
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over examples of all ranks: their loss, top-1 and top-5 hits, and their number."""
+
+    loss_sum: float = 0.0
+    top1_hits: int = 0
+    top5_hits: int = 0
+    num_examples: int = 0
+
+    def __add__(self, other: "Score") -> "Score":
+        return Score(
+            self.loss_sum + other.loss_sum,
+            self.top1_hits + other.top1_hits,
+            self.top5_hits + other.top5_hits,
+            self.num_examples + other.num_examples,
+        )
+
+    @property
+    def loss(self) -> float:
+        """Mean loss an example."""
+        return self.loss_sum / self.num_examples
+
+    @property
+    def top1(self) -> float:
+        """Share of the examples whose label scored highest."""
+        return self.top1_hits / self.num_examples
+
+    @property
+    def top5(self) -> float:
+        """Share of the examples whose label was among the five that scored highest."""
+        return self.top5_hits / self.num_examples
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss is no longer a number. Raised on all ranks, before the parameters are changed by it."""
+
+
+class Trainer:
+    """A model on its ranks: parameters, gradients and momenta, and what changes them.
+
+    `global_batch` is the number of images of all ranks together in a training step.
+    """
+
+    def __init__(self, config: Config, model: Model, layout: Layout, backend: Backend, global_batch: int) -> None:
+        self.model, self.layout, self.backend = model, layout, backend
+        self.seed, self.dtype, self.global_batch = config.run.seed, np.dtype(config.parallel.dtype), global_batch
+        self.trunk, self.head = model.trunk, shard_head(model.head, layout.head)
+        trunk, head = self.trunk.parameters(), self.head.parameters()
+        initialise(trunk + head, backend, self.seed, self.dtype)
+        bucket_bytes = int(config.parallel.bucket_mib * 2**20)
+        self.trunk_sync = GradSync(trunk, layout.trunk, backend, bucket_bytes)
+        self.head_sync = GradSync(head, layout.replicas, backend, bucket_bytes)
+        options = config.optimizer
+        settings = (options.momentum, options.weight_decay, options.bias_lr_multiplier)
+        self.trunk_sgd = MomentumSGD(trunk, backend, *settings)
+        self.head_sgd = MomentumSGD(head, backend, *settings)
+        self.trunk_lr = lr_for_batch(options.lr, options.lr_base_batch, global_batch, options.trunk_lr_rule)
+        self.head_lr = lr_for_batch(options.lr, options.lr_base_batch, global_batch, options.head_lr_rule)
+
+    def train_step(self, batch: Batch, step: int, lr_factor: float = 1.0) -> Score:
+        """Change the parameters by one batch and return its score over all ranks. NonFiniteLoss leaves them alone."""
+        ctx = Context(True, batch.rows, self.seed, step)
+        tally = np.zeros(4)
+
+        def head_step(x: Array, labels: np.ndarray, rows: np.ndarray, p: int) -> Array:
+            inputs = tensor(x, self.backend, requires_grad=True)
+            loss = self._head_loss(inputs, labels, rows, ctx, tally)
+            with self.head_sync:
+                backward(loss, self.backend.xp.full((), 1.0 / self.global_batch, self.dtype))
+            return inputs.grad
+
+        acts = self._trunk_forward(batch, ctx)  # data parallel: this rank's images
+        grad_acts = self._run_passes(acts, batch.labels, head_step)  # model parallel: the group's examples
+        total = self.layout.world.start_all_reduce(tally)  # crosses under the trunk's backward
+        with self.trunk_sync:  # buckets of gradients leave as they fill
+            backward(acts, grad_acts)
+        score = _score(total.wait())
+        if not isfinite(score.loss_sum):
+            raise NonFiniteLoss(self._explain_non_finite(batch, step, score.loss))
+        self.trunk_sgd.step(self.trunk_lr * lr_factor)
+        self.head_sgd.step(self.head_lr * lr_factor)
+        return score
+
+    def validate(self, batch: Batch) -> np.ndarray:
+        """Return this rank's part of the batch's tally: add up over batches, then `total_score`."""
+        labels = batch.labels if batch.valid is None else np.where(batch.valid, batch.labels, -1)
+        return self._forward_only(batch, labels, Context(False, batch.rows, self.seed))
+
+    def total_score(self, tally: np.ndarray) -> Score:
+        """Return the score of all ranks' tallies together. All ranks call."""
+        return _score(self.layout.world.start_all_reduce(tally).wait())
+
+    def _trunk_forward(self, batch: Batch, ctx: Context) -> Tensor:
+        return self.trunk(tensor(self.backend.from_host(batch.images), self.backend), ctx)
+
+    def _run_passes(self, acts: Tensor, labels: np.ndarray, head_step: HeadStep) -> Array | None:
+        return run_passes(self.layout.scheme, self.layout.boundary, self.backend, acts.data, labels, head_step)
+
+    def _head_loss(
+        self, inputs: Tensor, labels: np.ndarray, rows: np.ndarray, ctx: Context, tally: np.ndarray
+    ) -> Tensor:
+        """Return this rank's part of the summed loss of one pass, and add the pass to the tally."""
+        rows = rows + self.layout.group_index * (self.global_batch // self.layout.replicas.size)
+        logits = self.head(inputs, replace(ctx, rows=rows))
+        loss = sharded_loss(self.model.loss, logits, labels, self.layout.head)
+        above = classes_above_label(self.backend.to_host(logits.data), labels, self.layout.head)
+        counted = labels >= 0
+        tally[0] += float(self.backend.to_host(loss.data))
+        if self.layout.head.rank == 0:  # the others of the group have counted the same examples
+            tally[1:] += (above[counted] < 1).sum(), (above[counted] < 5).sum(), counted.sum()
+        return loss
+
+    def _forward_only(self, batch: Batch, labels: np.ndarray, ctx: Context) -> np.ndarray:
+        """Return this rank's tally of the batch, with nothing kept for a backward."""
+        tally = np.zeros(4)
+
+        def head_step(x: Array, labels: np.ndarray, rows: np.ndarray, p: int) -> None:
+            self._head_loss(tensor(x, self.backend), labels, rows, ctx, tally)
+
+        with no_tape():
+            self._run_passes(self._trunk_forward(batch, ctx), labels, head_step)
+        return tally
+
+    def _explain_non_finite(self, batch: Batch, step: int, loss: float) -> str:
+        """Return where the first value that is no number appears: the forward pass again, watched. All ranks call."""
+        bad = [p.name for p in self.trunk.parameters() + self.head.parameters() if not self._finite(p.data)]
+        place = f"parameter {bad[0]}" if bad else ""
+
+        def watch(name: str, output: Tensor) -> None:
+            nonlocal place
+            if not place and not self._finite(output.data):
+                place = f"the output of {name}"
+
+        self._forward_only(batch, batch.labels, Context(True, batch.rows, self.seed, step, watch))
+        found = [(rank, where) for rank, where in enumerate(self.layout.world.all_gather_object(place)) if where]
+        first = f"{found[0][1]} on rank {found[0][0]}" if found else "the loss itself"
+        return (
+            f"the loss is {loss} at step {step}; the first value that is no finite number is in {first}; "
+            "lower --lr, or look at the data"
+        )
+
+    def _finite(self, array: Array) -> bool:
+        return bool(self.backend.xp.isfinite(array).all())
+
+
+def _score(tally: np.ndarray) -> Score:
+    return Score(float(tally[0]), int(tally[1]), int(tally[2]), int(tally[3]))
