@@ -1,0 +1,195 @@
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from owt_mpi.data.manifest import DataError, Manifest, Statistics
+from owt_mpi.data.shard_format import ShardReader, SplitWriter, sha256_of, shard_counts, shard_files
+
+FIRST = "train-00000-of-00003.h5"
+SHUFFLED = np.array([28, 0, 10, 9, 19, 20, 9, 27])  # crosses all shard limits (10, 10, 9), one index twice
+
+
+def edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def test_read_returns_the_images_and_labels_that_were_written(folder: Path, pixels: np.ndarray) -> None:
+    reader = ShardReader(folder, "train")
+    images, labels = reader.read(SHUFFLED)
+    np.testing.assert_array_equal(images, pixels[SHUFFLED])
+    np.testing.assert_array_equal(labels, SHUFFLED * 3 % 4)
+    assert (reader.num_samples, reader.num_classes, reader.image_shape) == (29, 4, (7, 6, 3))
+
+
+def test_read_into_out_returns_out(folder: Path, pixels: np.ndarray) -> None:
+    out = np.empty((2, 7, 6, 3), np.uint8)
+    images, _ = ShardReader(folder, "train").read(np.array([15, 3]), out=out)
+    assert images is out
+    np.testing.assert_array_equal(out, pixels[[15, 3]])
+
+
+def test_memory_maps_give_what_plain_h5py_gives(folder: Path) -> None:
+    reader = ShardReader(folder, "val")
+    assert "memory maps" in reader.describe()
+    plain = []
+    for shard in reader.manifest.splits["val"].shards:
+        with h5py.File(folder / shard.file, "r") as file:
+            plain.append(file["images"][:])
+    np.testing.assert_array_equal(reader.read(np.arange(11))[0], np.concatenate(plain))
+
+
+def test_compressed_shards_are_read_by_h5py_and_the_reader_says_so(folder: Path, pixels: np.ndarray) -> None:
+    with h5py.File(folder / FIRST, "r+") as file:
+        images = file["images"][:]
+        del file["images"]
+        file.create_dataset("images", data=images, compression="gzip")
+    reader = ShardReader(folder, "train")
+    assert "2 memory maps, the others by h5py (slow)" in reader.describe()
+    np.testing.assert_array_equal(reader.read(SHUFFLED)[0], pixels[SHUFFLED])
+    reader.close()
+
+
+@pytest.mark.parametrize("index", [-1, 29])
+def test_index_outside_the_split_is_an_error(folder: Path, index: int) -> None:
+    with pytest.raises(IndexError, match=r"0 \.\. 28"):
+        ShardReader(folder, "train").read(np.array([0, index]))
+
+
+def test_manifest_survives_writing_and_reading(folder: Path, tmp_path: Path) -> None:
+    manifest = dataclasses.replace(Manifest.read(folder), options={"size": 7, "val": None})
+    manifest.write(tmp_path)
+    assert Manifest.read(tmp_path) == manifest
+
+
+def test_manifest_describes_the_shards(folder: Path) -> None:
+    split = Manifest.read(folder).splits["train"]
+    assert [shard.count for shard in split.shards] == shard_counts(29, 3) == [10, 10, 9]
+    assert split.shards[0].class_histogram == (3, 2, 2, 3)  # positions 0, 3, 6, ... mod 4
+    assert split.shards[1].sha256 == sha256_of(folder / split.shards[1].file)
+
+
+def test_statistics_of_known_moments() -> None:
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    statistics = Statistics.from_moments(np.array([1.0, 2.0]), turn @ np.diag([1.0, 9.0]) @ turn.T)
+    np.testing.assert_allclose(statistics.pca_eigenvalues, [9, 1])
+    np.testing.assert_allclose(statistics.pca_eigenvectors, [[0.8, -0.6], [0.6, 0.8]])
+    np.testing.assert_allclose(statistics.std, np.sqrt([0.36 + 0.64 * 9, 0.64 + 0.36 * 9]))
+
+
+def test_missing_shard_is_named(folder: Path) -> None:
+    (folder / FIRST).unlink()
+    with pytest.raises(DataError, match=rf"{FIRST} is missing.*build_shards"):
+        ShardReader(folder, "train")
+
+
+def test_truncated_shard_is_named(folder: Path) -> None:
+    content = (folder / FIRST).read_bytes()
+    (folder / FIRST).write_bytes(content[:-1])
+    with pytest.raises(DataError, match=rf"{FIRST} is truncated"):
+        ShardReader(folder, "train")
+
+
+def test_other_version_of_a_shard_is_an_error(folder: Path) -> None:
+    with h5py.File(folder / FIRST, "r+") as file:
+        file.attrs["format_version"] = 2
+    with pytest.raises(DataError, match="format version 2, this program reads 1"):
+        ShardReader(folder, "train")
+
+
+def test_other_version_of_the_manifest_is_an_error(folder: Path) -> None:
+    edit_manifest(folder, lambda content: content.update(format_version=2))
+    with pytest.raises(DataError, match="format version 2, this program reads 1"):
+        ShardReader(folder, "train")
+
+
+def test_exchanged_shards_are_an_error(folder: Path) -> None:
+    (folder / "train-00001-of-00003.h5").rename(folder / FIRST)
+    with pytest.raises(DataError, match="is inside shard 1 of 3 of split 'train'"):
+        ShardReader(folder, "train")
+
+
+@pytest.mark.parametrize("label", [-1, 4])
+def test_label_out_of_range_is_an_error(folder: Path, label: int) -> None:
+    with h5py.File(folder / FIRST, "r+") as file:
+        file["labels"][3] = label
+    with pytest.raises(DataError, match=f"label {label}, but there are 4 classes"):
+        ShardReader(folder, "train")
+
+
+def test_other_labels_than_the_manifest_says_are_an_error(folder: Path) -> None:
+    with h5py.File(folder / FIRST, "r+") as file:
+        file["labels"][3] = (file["labels"][3] + 1) % 4
+    with pytest.raises(DataError, match="other numbers of images of each class"):
+        ShardReader(folder, "train")
+
+
+def test_other_number_of_images_than_the_manifest_says_is_an_error(folder: Path) -> None:
+    with h5py.File(folder / FIRST, "r+") as file:
+        images = file["images"][:-1]
+        del file["images"]
+        file["images"] = images
+    with pytest.raises(DataError, match=r"\(9, 7, 6, 3\), the manifest says uint8 \(10, 7, 6, 3\)"):
+        ShardReader(folder, "train")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda m: m["splits"]["train"].update(count=30), "has 30 images but its shards 29"),
+        (lambda m: m["splits"]["train"]["shards"][0].update(file="../x.h5"), "not in its own folder"),
+        (lambda m: m["splits"]["train"]["shards"][0].update(class_histogram=[10]), "does not add up"),
+        (lambda m: m.pop("class_names"), r"malformed \(KeyError"),
+        (lambda m: m.update(image_shape=[7, 6]), r"malformed \(ValueError"),
+        (lambda m: m.update(format="coco"), "not a manifest of the format"),
+    ],
+)
+def test_wrong_manifest_is_an_error(folder: Path, edit: Callable[[dict[str, Any]], object], message: str) -> None:
+    edit_manifest(folder, edit)
+    with pytest.raises(DataError, match=message):
+        ShardReader(folder, "train")
+
+
+def test_folder_without_manifest_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"manifest.json does not exist.*build_shards"):
+        ShardReader(tmp_path, "train")
+
+
+def test_unknown_split_is_an_error_that_names_those_there(folder: Path) -> None:
+    with pytest.raises(DataError, match="no split 'test', only 'train', 'val'"):
+        ShardReader(folder, "test")
+
+
+def test_leaving_the_writer_without_commit_leaves_no_file(tmp_path: Path) -> None:
+    with SplitWriter(tmp_path, "train", [2, 1], (2, 3, 1), 5) as writer:
+        writer.write(2, np.zeros((2, 3, 1), np.uint8), 4)
+        assert len(shard_files(tmp_path, "train")) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shards_have_no_final_name_before_commit(tmp_path: Path) -> None:
+    with SplitWriter(tmp_path, "train", [1], (2, 3, 1), 5) as writer:
+        writer.write(0, np.zeros((2, 3, 1), np.uint8), 4)
+        assert not list(tmp_path.glob("*.h5"))
+        writer.commit()
+        assert [path.name for path in tmp_path.iterdir()] == ["train-00000-of-00001.h5"]
+
+
+def test_commit_with_a_sample_missing_is_a_bug(tmp_path: Path) -> None:
+    with SplitWriter(tmp_path, "train", [2], (2, 3, 1), 5) as writer:
+        writer.write(0, np.zeros((2, 3, 1), np.uint8), 4)
+        with pytest.raises(AssertionError, match="not written"):
+            writer.commit()
+
+
+def test_more_shards_than_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 images cannot fill 4 shards"):
+        shard_counts(3, 4)
