@@ -1,0 +1,1 @@
+"""Preparation of data: from the images as they are handed out to the shards that training reads."""
