@@ -34,6 +34,9 @@ class DataOptions:
     """Folder of HDF5 shards made by `python -m data_prep.build_shards`, or "synthetic" for random images."""
     flip: bool = True
     """Mirror a random half of the training images."""
+    normalise: Literal["mean", "mean-std"] = "mean"
+    """Take the training set's mean off each channel ("mean", as the paper's program), or also divide by the standard
+    deviation ("mean-std")."""
     prefetch: int = 2
     """Batches made ready ahead of time."""
     synthetic_images: int = 1024

@@ -1,20 +1,15 @@
 """Modules: named parts of a network that own parameters and compose."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from owt_mpi.autograd import Parameter, Tensor
 
-
-class Watch(Protocol):
-    """Looks at every named module's output as it is made (`python -m owt_mpi.train` looks for NaN with one)."""
-
-    def __call__(self, name: str, output: Tensor) -> None:
-        """See the output of the module called `name`."""
-        ...
+# sees every named module's output as it is made: (name of the module, output)
+Watch = Callable[[str, Tensor], None]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,158 @@
+"""What a model costs on its ranks, worked out from shapes alone: layers, parameters, memory, bytes on the wire."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from owt_mpi.autograd import Op, Parameter, Tensor, symbolic
+from owt_mpi.backends.base import Shape
+from owt_mpi.nn.model import Model
+from owt_mpi.nn.module import Module, Sequential, symbolic_context
+from owt_mpi.parallel.collective_ops import AllGatherOp
+from owt_mpi.parallel.layout import Layout
+from owt_mpi.parallel.sharded import shard_head
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer on one rank. Multiply-adds and outputs are of one forward over the rank's examples (or its pass)."""
+
+    name: str
+    output_shape: tuple[int, ...]
+    parameters: int  # of the whole layer
+    parameters_held: int  # by this rank
+    multiply_adds: int
+    output_bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The costs of a model on one rank. Bytes are per training step; received ones for ring collectives."""
+
+    model: str
+    ranks: int
+    scheme: str
+    images_per_rank: int
+    layers: tuple[LayerCost, ...]
+    parameters: int
+    memory_bytes: dict[str, int]
+    received_bytes: dict[str, int]
+
+
+def summarise(model: Model, layout: Layout, images_per_rank: int, dtype: np.dtype) -> Summary:
+    """Return the costs of `model` on the ranks of `layout`, with `images_per_rank` (n) images a rank and step."""
+    spec, size = model.spec, layout.boundary.size
+    images = symbolic((images_per_rank, spec.crop, spec.crop, spec.channels))
+    trunk_layers, acts, trunk_ops = _trace(model.trunk, images, dtype.itemsize)
+    rows = len(layout.scheme.group_rows(size, images_per_rank, 0))
+    boundary = symbolic((rows, acts.shape[1]))
+    head = shard_head(model.head, layout.head)
+    head_layers, _, head_ops = _trace(head, boundary, dtype.itemsize)
+
+    num_passes = layout.scheme.num_passes(size)
+    acts_bytes = prod(acts.shape) * dtype.itemsize
+    trunk_bytes, head_bytes = (
+        sum(prod(p.shape) for p in part.parameters()) * dtype.itemsize for part in (model.trunk, head)
+    )
+    gathered = sum(prod(op.inputs[0].shape) for op in head_ops if isinstance(op, AllGatherOp)) * dtype.itemsize
+    kept = [images.shape, boundary.shape, *(_output_shape(op) for op in (*trunk_ops, *head_ops))]
+    return Summary(
+        model=model.name,
+        ranks=layout.world.size,
+        scheme="dp" if size == 1 else layout.scheme.name,
+        images_per_rank=images_per_rank,
+        layers=(*trunk_layers, *head_layers),
+        parameters=sum(prod(p.global_shape) for p in model.parameters()),
+        memory_bytes={
+            "weights": trunk_bytes + head_bytes,
+            "gradients": trunk_bytes + head_bytes,
+            "momentum": trunk_bytes + head_bytes,
+            "activations": sum(prod(shape) for shape in kept) * dtype.itemsize,
+        },
+        received_bytes={
+            "activations to the head and their gradients": 2 * (size - 1) * acts_bytes,
+            "activations within the head and their gradients": 2 * (size - 1) * num_passes * gathered,
+            "gradients of the trunk": _all_reduce_bytes(trunk_bytes, layout.trunk.size),
+            "gradients of the head": _all_reduce_bytes(head_bytes, layout.replicas.size),
+        },
+    )
+
+
+def print_summary(summary: Summary, json_file: str = "") -> None:
+    """Print the summary as tables, and write it to `json_file` if one is named."""
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table("layer", "output", "parameters", "held by a rank", "multiply-adds", "output MB", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for layer in summary.layers:
+        shape = "x".join(map(str, layer.output_shape))
+        held, adds = f"{layer.parameters_held:,}", f"{layer.multiply_adds:,}"
+        table.add_row(layer.name, shape, f"{layer.parameters:,}", held, adds, f"{layer.output_bytes / 1e6:.2f}")
+    console.print(table)
+    console.print(
+        f"\n{summary.model}: {summary.parameters:,} parameters; {summary.ranks} ranks, scheme {summary.scheme}, "
+        f"{summary.images_per_rank} images a rank and step"
+    )
+    for title, parts in (
+        ("memory a rank", summary.memory_bytes),
+        ("received by a rank a step", summary.received_bytes),
+    ):
+        console.print(f"\n{title}: {sum(parts.values()) / 1e6:,.1f} MB")
+        for name, size in parts.items():
+            console.print(f"  {name}: {size / 1e6:,.1f} MB")
+    if json_file:
+        Path(json_file).write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
+
+
+def _trace(root: Module, x: Tensor, itemsize: int) -> tuple[list[LayerCost], Tensor, list[Op]]:
+    """Run `root` on a symbolic input; return the cost of each leaf module, the output, and all operations."""
+    layers: list[LayerCost] = []
+    ops: list[Op] = []
+    seen = {id(x)}
+    by_name = {module.name: module for module in root.modules()}
+
+    def watch(name: str, y: Tensor) -> None:
+        module = by_name[name]
+        if isinstance(module, Sequential):
+            return
+        new = list(_new_ops(y, seen))
+        ops.extend(new)
+        parameters = [p for _, p in module.own_parameters()]
+        layers.append(
+            LayerCost(
+                name=name,
+                output_shape=y.shape,
+                parameters=sum(prod(p.global_shape) for p in parameters),
+                parameters_held=sum(prod(p.shape) for p in parameters),
+                multiply_adds=sum(op.multiply_adds(*(i.shape for i in op.inputs)) for op in new),
+                output_bytes=prod(y.shape) * itemsize,
+            )
+        )
+
+    y = root(x, symbolic_context(x.shape[0], watch))
+    return layers, y, ops
+
+
+def _new_ops(y: Tensor, seen: set[int]) -> Iterator[Op]:
+    """Yield the operations that y was made by and that were not seen before."""
+    if id(y) in seen or isinstance(y, Parameter):
+        return
+    seen.add(id(y))
+    if y.creator is not None:
+        for x in y.creator.inputs:
+            yield from _new_ops(x, seen)
+        yield y.creator
+
+
+def _output_shape(op: Op) -> Shape:
+    return op.out_shape(*(x.shape for x in op.inputs))
+
+
+def _all_reduce_bytes(size_bytes: int, num_ranks: int) -> int:
+    return 2 * (num_ranks - 1) * size_bytes // num_ranks
