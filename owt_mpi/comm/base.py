@@ -1,8 +1,10 @@
 """The contract of a communicator: collectives that are started, then waited for.
 
-All reductions are sums. All ranks of a communicator start its collectives in the same order. Arrays must be
-C-contiguous. From `start_x(array)` until `wait()` returns, the caller does not modify `array`; the Pending keeps every
-buffer alive that the transport may still touch. Blocking is `.wait()` at once.
+All reductions are sums. All ranks of a communicator start its collectives in the same order, and ranks that share
+several communicators start the collectives of all of them in one order (a transport may run them one after another).
+Arrays must be C-contiguous, of dtype float32, float64, an integer type or bool; a bool array is moved as it is and
+summed as uint8. From `start_x(array)` until `wait()` returns, the caller does not modify `array`; the Pending keeps
+every buffer alive that the transport may still touch. Blocking is `.wait()` at once.
 """
 
 from typing import Any, Generic, Protocol, TypeVar
@@ -50,6 +52,10 @@ class Communicator(Protocol):
 
     def split(self, color: int, key: int, label: str) -> "Communicator":
         """Return the communicator of the ranks that gave the same `color`, ordered by (key, rank). All ranks call."""
+        ...
+
+    def split_by_node(self, label: str) -> "Communicator":
+        """Return the communicator of the ranks that share memory with this one, in rank order. All ranks call."""
         ...
 
     def start_all_reduce(self, x: Array, out: Array | None = None) -> Pending[Array]:
@@ -109,6 +115,40 @@ def check_contiguous(x: Array, name: str = "x") -> None:
         raise ValueError(f"{name} of shape {tuple(x.shape)} is not C-contiguous; pass numpy.ascontiguousarray({name})")
 
 
-def as_dtype_name(x: Array) -> str:
-    """Return the dtype of x as a short name, for messages."""
-    return str(np.dtype(x.dtype))
+def check_array(x: Array, name: str = "x") -> None:
+    """Raise ValueError unless x is C-contiguous and of a dtype that every transport moves and sums."""
+    check_contiguous(x, name)
+    dtype = np.dtype(x.dtype)
+    if not dtype.isnative or not (dtype.kind in "biu" or dtype in (np.float32, np.float64)):
+        raise ValueError(
+            f"{name} has dtype {dtype}, which the transports cannot sum; "
+            "convert it to float32, float64, an integer type or bool"
+        )
+
+
+def check_axis(x: Array, axis: int, name: str = "axis") -> int:
+    """Return `axis` counted from the front. ValueError if x has no such axis."""
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"{name} {axis} is not an axis of shape {tuple(x.shape)}; give one in 0..{x.ndim - 1}")
+    return axis % int(x.ndim)
+
+
+def check_root(root: int, size: int) -> None:
+    """Raise ValueError unless `root` is one of `size` ranks."""
+    if not 0 <= root < size:
+        raise ValueError(f"root {root} is not a rank of this communicator of {size}; give one in 0..{size - 1}")
+
+
+def check_out(x: Array, out: Array) -> None:
+    """Raise ValueError unless `out` can take the sum of the ranks' x."""
+    check_contiguous(out, "out")
+    dtype = summand(x).dtype
+    if tuple(out.shape) != tuple(x.shape) or out.dtype != dtype:
+        raise ValueError(
+            f"out is {out.dtype} {tuple(out.shape)}, but the sum of x is {dtype} {tuple(x.shape)}; make it like the sum"
+        )
+
+
+def summand(x: Array) -> Array:
+    """Return x as it is summed: a bool array as a view of uint8, any other array itself."""
+    return x.view(np.uint8) if x.dtype == np.bool_ else x
