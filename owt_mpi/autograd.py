@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -81,6 +82,11 @@ class Parameter(Tensor):
         self.name = ""
         self.on_grad_ready: Callable[[Parameter], None] | None = None
         self.grad_buffer: Array | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of elements of the whole parameter."""
+        return prod(self.global_shape)
 
     def set_data(self, data: Array, backend: Backend) -> None:
         """Give the parameter its values, an array of `backend` that it owns from now on."""

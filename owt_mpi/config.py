@@ -108,6 +108,8 @@ class RunOptions:
 
     seed: int = 1
     """Everything random is a function of it: weights, order, crops, dropout."""
+    preset: str = ""
+    """Start from these options, then apply the others given: a shipped preset or a FILE.toml."""
     run_dir: str = ""
     """Folder for configuration, metrics and weights; default: runs/PRESET-DATE-TIME."""
     log_every: int = 20

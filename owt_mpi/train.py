@@ -1,0 +1,79 @@
+"""Train a network: `mpirun -n K python -m owt_mpi.train --preset demo --data DIR`."""
+
+import contextlib
+import os
+import sys
+
+import tyro
+
+from owt_mpi.comm.base import Communicator
+from owt_mpi.comm.guard import USAGE_ERROR, CollectiveExit, run_command
+from owt_mpi.comm.launcher import launcher_rank
+from owt_mpi.comm.placement import ranks_on_node
+from owt_mpi.comm.threads import run_ranks
+from owt_mpi.config import Config, load_preset, preset_names
+from owt_mpi.training_run import run_training
+
+DESCRIPTION = """Train a convolutional network on many ranks: data parallelism in its convolutional trunk, model
+parallelism in its fully connected head.
+
+Examples:
+  python -m data_prep.build_shards IMAGES shards
+  mpirun -n 2 python -m owt_mpi.train --preset demo --data shards
+  mpirun -n 8 python -m owt_mpi.train --preset alexnet-owt --data shards --dry-run
+
+Presets: {presets}."""
+
+
+def main() -> int:
+    """Parse the command line, train, and return the exit code."""
+    config = parse(sys.argv[1:])
+    if config.parallel.virtual_ranks:
+        num_ranks = config.parallel.virtual_ranks
+        run_ranks(num_ranks, lambda comm: run_training(config, comm, ranks_on_node=num_ranks))
+        return 0
+    from owt_mpi.comm.mpi import world  # MPI starts here, not where --help or virtual ranks are all that is asked
+
+    comm: Communicator = world()
+    run_training(config, comm, ranks_on_node(comm))
+    return 0
+
+
+def parse(arguments: list[str]) -> Config:
+    """Return the configuration that the arguments give. CollectiveExit, with a message on rank 0, if they are wrong."""
+    try:
+        preset = _preset_of(arguments)
+        default = load_preset(preset) if preset else Config()
+        with contextlib.ExitStack() as stack:
+            if launcher_rank():  # rank 0 speaks for all
+                silence = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+                stack.enter_context(contextlib.redirect_stdout(silence))
+                stack.enter_context(contextlib.redirect_stderr(silence))
+            config = tyro.cli(
+                Config,
+                prog="python -m owt_mpi.train",
+                description=DESCRIPTION.format(presets=", ".join(preset_names())),
+                args=arguments,
+                default=default,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+        config.check()
+    except ValueError as error:
+        raise CollectiveExit(USAGE_ERROR, f"error: {error}") from None
+    except SystemExit as end:
+        raise CollectiveExit(end.code if isinstance(end.code, int) else USAGE_ERROR, "") from None
+    return config
+
+
+def _preset_of(arguments: list[str]) -> str:
+    """Return the value of --preset, "" without one: it gives the defaults, so it is read before the other options."""
+    for position, argument in enumerate(arguments):
+        if argument == "--preset" and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith("--preset="):
+            return argument.removeprefix("--preset=")
+    return ""
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,248 @@
+"""A training run from configuration to weights: set up, epochs, validation, what is kept."""
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from owt_mpi import __version__
+from owt_mpi.backends.select import select_backend
+from owt_mpi.backends.threads import default_num_threads
+from owt_mpi.checkpoint import save_weights
+from owt_mpi.comm.base import Communicator
+from owt_mpi.comm.guard import DATA_ERROR, USAGE_ERROR, CollectiveExit, agree
+from owt_mpi.comm.timed import TimedCommunicator, WaitClock
+from owt_mpi.config import Config, to_toml
+from owt_mpi.data.loader import Loader
+from owt_mpi.data.readers import Reader, SyntheticReader
+from owt_mpi.data.sampler import BatchPlan, TrainPlan, ValidationPlan
+from owt_mpi.data.shard_format import ShardReader
+from owt_mpi.metrics import Reporter
+from owt_mpi.nn.model import InputSpec
+from owt_mpi.nn.models import find_builder
+from owt_mpi.optim import schedule_factor
+from owt_mpi.parallel.layout import Layout, check_layout, images_per_rank, make_layout
+from owt_mpi.summary import print_summary, summarise
+from owt_mpi.trainer import NonFiniteLoss, Score, Trainer
+
+
+@dataclass(frozen=True)
+class Data:
+    """The two loaders of a run; no validation where the data has none."""
+
+    train: Loader
+    validation: Loader | None
+    reader: Reader
+
+
+def run_training(config: Config, world: Communicator, ranks_on_node: int) -> None:
+    """Train as `config` says. All ranks of `world` call; `ranks_on_node` share this rank's cores.
+
+    What is wrong with the options or the data ends all ranks together, with a CollectiveExit.
+    """
+    clock = WaitClock()
+    world = TimedCommunicator(world, clock)
+    with _agreed(world, USAGE_ERROR):
+        dtype = np.dtype(config.parallel.dtype)
+        backend, reason = select_backend(config.parallel.backend, dtype)
+        num_threads = config.parallel.threads or default_num_threads(ranks_on_node)
+        backend.set_num_threads(num_threads)
+        batch = config.batch
+        per_rank = images_per_rank(batch.global_batch, world.size) if batch.global_batch else batch.images_per_rank
+    with _agreed(world, DATA_ERROR):
+        reader, validation_reader = _open_readers(config)
+    with _agreed(world, USAGE_ERROR):
+        spec = InputSpec(config.model.crop, reader.image_shape[2], reader.num_classes)
+        model = find_builder(config.model.model)(spec)
+        check_layout(model, config.parallel.scheme, world.size)
+        data = _make_loaders(config, reader, validation_reader, per_rank, world)
+    layout = make_layout(world, config.parallel.scheme)
+    if config.run.dry_run:
+        if world.rank == 0:
+            print_summary(summarise(model, layout, per_rank, dtype), config.run.json)
+        return
+    run_dir = _make_run_dir(config, world)
+    num_steps = _num_steps(config, data)
+    with Reporter(world.rank == 0, run_dir / "metrics.jsonl", num_steps) as reporter:
+        facts = {
+            "backend": reason,
+            "threads": f"{num_threads} a rank",
+            "ranks": layout.describe(),
+            "batch": f"{per_rank * world.size} images a step, {per_rank} a rank",
+            "data": reader.describe(),
+            "model": f"{model.name}, {model.loss} loss, {sum(p.size for p in model.parameters()):,} parameters",
+        }
+        for name, fact in facts.items():
+            reporter.say(f"{name}: {fact}")
+        if world.rank == 0:
+            _write_description(run_dir, config, facts)
+        trainer = Trainer(config, model, layout, backend, per_rank * world.size)
+        _epochs(config, trainer, data, reporter, clock)
+        _save(run_dir / "weights.h5", trainer, layout)
+        reporter.say(f"run kept in {run_dir}: config.toml, environment.json, metrics.jsonl, weights.h5")
+
+
+def _epochs(config: Config, trainer: Trainer, data: Data, reporter: Reporter, clock: WaitClock) -> None:
+    """Run the epochs, each followed by validation."""
+    num_steps, step = _num_steps(config, data), 0
+    window = _Window(data.train, clock)
+    for epoch in range(config.batch.epochs):
+        for batch in data.train.epoch(epoch):
+            options = config.optimizer
+            factor = schedule_factor(step / num_steps, options.lr_milestones, options.lr_factor)
+            try:
+                window.add(trainer.train_step(batch, step, factor))
+            except NonFiniteLoss as error:
+                raise CollectiveExit(1, f"error: {error}") from None
+            step += 1
+            reporter.advance(step)
+            if step % config.run.log_every == 0 or step == num_steps:
+                values = window.close()
+                reporter.record("train", epoch=epoch + 1, step=step, lr=trainer.trunk_lr * factor, **values)
+                reporter.say(
+                    f"epoch {epoch + 1}/{config.batch.epochs} step {step}/{num_steps}: loss {values['loss']:.4f}, "
+                    f"top-1 {values['top1']:.1%}, {values['images_per_second']:.0f} images/s, "
+                    f"data wait {values['data_wait']:.0%}, exchange wait {values['exchange_wait']:.0%}, "
+                    f"{reporter.time_left(step)} left"
+                )
+            if step == num_steps:
+                break
+        if data.validation is not None:
+            score = validate(trainer, data.validation)
+            reporter.record(
+                "validation", epoch=epoch + 1, step=step, loss=score.loss, top1=score.top1, top5=score.top5,
+                images=score.num_examples,
+            )  # fmt: skip
+            reporter.say(
+                f"epoch {epoch + 1}/{config.batch.epochs} validation: loss {score.loss:.4f}, top-1 {score.top1:.2%}, "
+                f"top-5 {score.top5:.2%} of {score.num_examples} images"
+            )
+        if step == num_steps:
+            return
+
+
+def validate(trainer: Trainer, loader: Loader) -> Score:
+    """Return the score over all of the loader's images. All ranks call."""
+    tally = np.zeros(4)
+    for batch in loader.epoch(0):
+        tally += trainer.validate(batch)
+    return trainer.total_score(tally)
+
+
+class _Window:
+    """What happened since the last line of progress: scores, speed, and the share of the time spent waiting."""
+
+    def __init__(self, loader: Loader, clock: WaitClock) -> None:
+        self._loader, self._clock = loader, clock
+        self._open()
+
+    def _open(self) -> None:
+        self._score, self._start = Score(), time.perf_counter()
+        self._waited = (self._loader.data_wait_seconds, self._clock.seconds)
+
+    def add(self, score: Score) -> None:
+        self._score = self._score + score
+
+    def close(self) -> dict[str, float]:
+        seconds = time.perf_counter() - self._start
+        score, data_wait = self._score, self._loader.data_wait_seconds - self._waited[0]
+        exchange_wait = self._clock.seconds - self._waited[1]
+        self._open()
+        return {
+            "loss": score.loss,
+            "top1": score.top1,
+            "images_per_second": score.num_examples / seconds,
+            "data_wait": data_wait / seconds,
+            "exchange_wait": exchange_wait / seconds,
+        }
+
+
+@contextmanager
+def _agreed(comm: Communicator, code: int) -> Iterator[None]:
+    """Do a step that may fail on one rank alone: where it does, all ranks exit together with `code`. All ranks enter."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        agree(comm, error, code)
+    else:
+        agree(comm, None, code)
+
+
+def _open_readers(config: Config) -> tuple[Reader, Reader | None]:
+    if config.data.data == "synthetic":
+        channels, side = 3, config.model.crop
+        shape = (side, side, channels)
+        return SyntheticReader(
+            config.data.synthetic_images, shape, config.data.synthetic_classes, config.run.seed
+        ), None
+    folder = Path(config.data.data)
+    reader = ShardReader(folder, "train")
+    return reader, ShardReader(folder, "val") if "val" in reader.manifest.splits else None
+
+
+def _make_loaders(
+    config: Config, reader: Reader, validation: Reader | None, per_rank: int, world: Communicator
+) -> Data:
+    statistics = reader.statistics
+    mean = np.array(statistics.mean)
+    scale = np.ones_like(mean) if config.data.normalise == "mean" else 1.0 / np.array(statistics.std)
+
+    def loader(source: Reader, plan: BatchPlan, train: bool) -> Loader:
+        return Loader(
+            source, plan, crop=(config.model.crop, config.model.crop), train=train, flip=config.data.flip,
+            seed=config.run.seed, dtype=np.dtype(config.parallel.dtype), mean=mean, scale=scale, rank=world.rank,
+            size=world.size, prefetch=config.data.prefetch,
+        )  # fmt: skip
+
+    global_batch = per_rank * world.size
+    return Data(
+        train=loader(reader, TrainPlan(reader.num_samples, global_batch, config.run.seed), train=True),
+        validation=None
+        if validation is None
+        else loader(validation, ValidationPlan(validation.num_samples, global_batch), train=False),
+        reader=reader,
+    )
+
+
+def _num_steps(config: Config, data: Data) -> int:
+    steps = config.batch.epochs * data.train.plan.steps_per_epoch
+    return min(steps, config.batch.max_steps) if config.batch.max_steps else steps
+
+
+def _make_run_dir(config: Config, world: Communicator) -> Path:
+    """Return the run's folder, made by rank 0. CollectiveExit if it holds a run already or cannot be made."""
+    name = Path(config.run.preset or config.model.model).stem
+    chosen = config.run.run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    run_dir = Path(world.all_gather_object(chosen)[0])
+    with _agreed(world, USAGE_ERROR):
+        if world.rank == 0:
+            if (run_dir / "metrics.jsonl").exists():
+                raise ValueError(f"--run-dir {run_dir} holds a run already; choose another folder, or remove it")
+            run_dir.mkdir(parents=True, exist_ok=True)
+    return run_dir
+
+
+def _write_description(run_dir: Path, config: Config, facts: dict[str, str]) -> None:
+    (run_dir / "config.toml").write_text(to_toml(config), encoding="utf-8")
+    environment: dict[str, Any] = {
+        "owt_mpi": __version__,
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "host": platform.node(),
+        "platform": platform.platform(),
+        **facts,
+    }
+    (run_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+
+
+def _save(path: Path, trainer: Trainer, layout: Layout) -> None:
+    parameters = trainer.trunk.parameters() + trainer.head.parameters()
+    save_weights(path, parameters, layout.head, is_writer=layout.world.rank == 0)
