@@ -1,0 +1,45 @@
+"""Read this first: K ranks that split a network between them train the same network as one rank.
+
+A tiny network (tests/tiny.py) is trained for 20 steps at K = 1, 2 and 4: the trunk data parallel, the head split over
+the ranks (scheme a) or copied to each (dp). Initial weights and dropout masks do not depend on K, gradients are exact,
+so only the order of sums differs, and the parameters agree to rounding.
+"""
+
+import numpy as np
+import pytest
+
+from owt_mpi.comm.serial import SerialCommunicator
+from owt_mpi.parallel.collective_ops import AllGatherOp
+from tests.tiny import largest_difference, train_tiny, train_tiny_on
+
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
+
+
+@pytest.mark.parametrize("loss", ["logistic", "softmax"])
+@pytest.mark.parametrize("scheme", ["a", "dp"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_k_ranks_train_the_same_network_as_one(dtype, scheme, loss):
+    serial, serial_losses = train_tiny(SerialCommunicator(), dtype=dtype, loss=loss)
+    for num_ranks in (2, 4):
+        parameters, losses = train_tiny_on(num_ranks, scheme=scheme, dtype=dtype, loss=loss)
+        assert largest_difference(parameters, serial) < TOLERANCE[dtype], f"{num_ranks} ranks differ from one"
+        np.testing.assert_allclose(losses, serial_losses, rtol=TOLERANCE[dtype])
+
+
+def test_training_changes_every_parameter_and_lowers_the_loss():
+    before, _ = train_tiny(SerialCommunicator(), num_steps=0)
+    after, losses = train_tiny(SerialCommunicator(), num_steps=60)
+    for name, values in after.items():
+        assert np.abs(values - before[name]).max() > 1e-4, f"{name} was not trained"
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
+
+
+def test_a_slice_in_place_of_a_reduce_scatter_would_be_noticed(monkeypatch):
+    def slice_only(self, gy):
+        width = gy.shape[1] // self.comm.size
+        return (np.ascontiguousarray(gy[:, self.comm.rank * width : (self.comm.rank + 1) * width]),)
+
+    serial, _ = train_tiny(SerialCommunicator(), num_steps=3)
+    monkeypatch.setattr(AllGatherOp, "backward", slice_only)
+    parameters, _ = train_tiny_on(2, num_steps=3)
+    assert largest_difference(parameters, serial) > 1e-4

@@ -1,0 +1,105 @@
+"""A tiny network and its training on K ranks in one process: what many tests compare."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from owt_mpi.backends.base import Backend
+from owt_mpi.backends.reference import ReferenceBackend
+from owt_mpi.checkpoint import whole_parameter
+from owt_mpi.comm.base import Communicator
+from owt_mpi.comm.threads import run_ranks
+from owt_mpi.config import Config, OptimizerOptions, ParallelOptions
+from owt_mpi.data.loader import Batch
+from owt_mpi.nn.layers import LRN, AvgPool2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU
+from owt_mpi.nn.model import InputSpec, Loss, Model, num_features
+from owt_mpi.nn.module import Sequential
+from owt_mpi.parallel.layout import SchemeName, make_layout
+from owt_mpi.trainer import Trainer
+
+SPEC = InputSpec(crop=9, channels=3, num_classes=8)
+GLOBAL_BATCH = 8
+
+
+def tiny_model(loss: Loss = "logistic") -> Model:
+    """Return a network with every kind of layer that the shipped ones have."""
+    trunk = Sequential(
+        {
+            "conv1": Conv2d(SPEC.channels, 4, 3, 1, 1),
+            "lrn1": LRN(size=3, alpha=0.5),
+            "pool1": MaxPool2d(3, 2),
+            "relu1": ReLU(),
+            "conv2": Conv2d(4, 6, 3, 1, 1),
+            "relu2": ReLU(),
+            "dropout2": Dropout(0.1),
+            "pool2": AvgPool2d(2, 2),
+            "flatten": Flatten(),
+        }
+    )
+    head = Sequential(
+        {
+            "dropout3": Dropout(0.25),
+            "fc3": Linear(num_features(trunk, SPEC), 16),
+            "relu3": ReLU(),
+            "dropout4": Dropout(0.25),
+            "fc4": Linear(16, 12),
+            "relu4": ReLU(),
+            "fc5": Linear(12, SPEC.num_classes),
+        }
+    )
+    return Model("tiny", SPEC, trunk, head, loss)
+
+
+def global_batch(step: int, dtype: str) -> Batch:
+    """Return the whole batch of `step`, over all ranks: random images whose class shows in their mean."""
+    rng = np.random.default_rng(step)
+    labels = rng.integers(0, SPEC.num_classes, GLOBAL_BATCH)
+    images = rng.standard_normal((GLOBAL_BATCH, SPEC.crop, SPEC.crop, SPEC.channels)) + labels[:, None, None, None] / 4
+    rows = np.arange(GLOBAL_BATCH)
+    return Batch(images.astype(dtype), labels, rows, rows, None)
+
+
+def part_of(batch: Batch, rank: int, size: int) -> Batch:
+    """Return rank's part of a global batch."""
+    n = len(batch.rows) // size
+    own = slice(rank * n, (rank + 1) * n)
+    return replace(batch, images=batch.images[own], labels=batch.labels[own], rows=batch.rows[own])
+
+
+def train_tiny(
+    comm: Communicator,
+    scheme: SchemeName = "a",
+    dtype: str = "float64",
+    num_steps: int = 20,
+    loss: Loss = "logistic",
+    backend: Backend | None = None,
+) -> tuple[dict[str, np.ndarray], list[float]]:
+    """Train on the ranks of `comm`; return the parameters as global arrays, and the loss of every step."""
+    config = Config(
+        optimizer=OptimizerOptions(lr=0.02, lr_base_batch=GLOBAL_BATCH),
+        parallel=ParallelOptions(scheme=scheme, dtype=dtype, bucket_mib=0.001),
+    )
+    layout = make_layout(comm, scheme)
+    trainer = Trainer(config, tiny_model(loss), layout, backend or ReferenceBackend(), GLOBAL_BATCH)
+    losses = [
+        trainer.train_step(part_of(global_batch(step, dtype), comm.rank, comm.size), step).loss
+        for step in range(num_steps)
+    ]
+    parameters = trainer.trunk.parameters() + trainer.head.parameters()
+    return {p.name: np.array(whole_parameter(p, layout.head)) for p in parameters}, losses
+
+
+def train_tiny_on(num_ranks: int, **options) -> tuple[dict[str, np.ndarray], list[float]]:
+    """Return what `train_tiny` returns on rank 0 of that many ranks, after a look that all ranks agree."""
+    results = run_ranks(num_ranks, lambda comm: train_tiny(comm, **options))
+    for parameters, losses in results[1:]:
+        assert losses == results[0][1]
+        for name, values in parameters.items():
+            np.testing.assert_array_equal(values, results[0][0][name], err_msg=f"{name} differs between ranks")
+    return results[0]
+
+
+def largest_difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+    """Return the largest difference of any parameter, relative to that parameter's largest element."""
+    assert a.keys() == b.keys()
+    return max(float(np.abs(a[name] - b[name]).max() / np.abs(b[name]).max()) for name in b)
