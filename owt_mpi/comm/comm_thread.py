@@ -1,0 +1,109 @@
+"""The one thread of a process that enters MPI, running calls in the order in which they were handed in.
+
+Blocking calls on a thread of their own make progress while the caller computes, whatever the MPI library does about
+the progress of non-blocking ones, and need no more than MPI_THREAD_SERIALIZED.
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Generic
+
+import numpy as np
+
+from owt_mpi.comm.base import Array, T
+
+
+class Task(Generic[T]):
+    """A call handed to the thread; a Pending of what it returns. Keeps what the call uses alive until it is done."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call: Callable[[], T] | None = call
+        self._done = threading.Event()
+        self._error: BaseException | None = None
+        self._result: T
+
+    def wait(self) -> T:
+        """Block until the call is done; return what it returned or raise what it raised."""
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def is_done_within(self, seconds: float) -> bool:
+        """Return whether the call is done, waiting for it at most `seconds`."""
+        return self._done.wait(seconds)
+
+    def run(self, earlier_error: BaseException | None) -> BaseException | None:
+        """Make the call, unless an earlier one failed; return the error if there is one."""
+        assert self._call is not None
+        try:
+            if earlier_error is not None:
+                raise RuntimeError(f"not started, because an earlier MPI call failed: {earlier_error}")
+            self._result = self._call()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._call = None
+            self._done.set()
+        return self._error
+
+
+class CommThread:
+    """A daemon thread with a queue of calls. After a call that failed no other is made: ranks are out of step."""
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[Task[Any] | None] = queue.SimpleQueue()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="owt_mpi communication", daemon=True)
+        self._thread.start()
+
+    def submit(self, call: Callable[[], T]) -> Task[T]:
+        """Return the task that will make `call` after all calls handed in before."""
+        task = Task(call)
+        self._tasks.put(task)
+        return task
+
+    def close(self) -> None:
+        """Return when all calls are done and the thread has ended. Raise the error of the first that failed."""
+        self._tasks.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            error = task.run(self._error)
+            self._error = self._error or error
+            del task  # its result belongs to whoever waits, not to an idle thread
+
+
+class Scratch:
+    """Buffers that calls on one CommThread use one after another; each grows to the largest ever asked for."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, np.ndarray] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """Return a C-contiguous array with arbitrary values, valid until `name` is asked for again."""
+        num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        if name not in self._buffers or self._buffers[name].size < num_bytes:
+            self._buffers[name] = np.empty(num_bytes, np.uint8)
+        return self._buffers[name][:num_bytes].view(dtype).reshape(shape)
+
+
+def is_leading(shape: tuple[int, ...], axis: int) -> bool:
+    """Return whether equal blocks along `axis` lie one after another in memory."""
+    return all(length == 1 for length in shape[:axis])
+
+
+def joined_shape(block_shape: tuple[int, ...], axis: int, count: int) -> tuple[int, ...]:
+    """Return the shape of `count` blocks joined along `axis`."""
+    return (*block_shape[:axis], count * block_shape[axis], *block_shape[axis + 1 :])
+
+
+def write_blocks(blocks: Array, axis: int, out: Array) -> None:
+    """Write blocks[0], blocks[1], ... one after another along `axis` of `out`."""
+    step = blocks.shape[1 + axis]
+    for index, block in enumerate(blocks):
+        out[(slice(None),) * axis + (slice(index * step, (index + 1) * step),)] = block

@@ -1,0 +1,165 @@
+"""How a command ends: together, or, when one rank fails, at once and on all ranks. No rank is left waiting."""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from types import ModuleType
+from typing import NoReturn
+
+from owt_mpi.comm.base import Communicator
+from owt_mpi.comm.launcher import LaunchError, launcher_rank
+
+USAGE_ERROR = 2
+DATA_ERROR = 3
+INTERRUPTED = 130  # what a shell makes of Ctrl-C
+AGREEMENT_SECONDS = 10.0  # how long ranks that end together wait for each other before one of them aborts the job
+
+_first_failure = threading.Lock()
+
+
+class CollectiveExit(SystemExit):
+    """All ranks raise it alike: run_command prints `message` once and ends the job with `code`, without an abort."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(code)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def run_command(main: Callable[[], int]) -> NoReturn:
+    """Run `main` and end the process, and the whole MPI job if this rank fails. For `if __name__ == "__main__"`.
+
+    The exit code is 0 if main returns 0 on all ranks, that of a CollectiveExit, 130 on Ctrl-C, and else that of the
+    failing rank: 1 for an exception in any thread (its traceback is printed under the rank's number), or what
+    sys.exit or `main` gave.
+    """
+    threading.excepthook = _fail_for_thread
+    try:
+        code = main()
+        if code == 0:
+            _finalise()
+    except CollectiveExit as end:
+        _end_together(end.code if isinstance(end.code, int) else 1, end.message)
+    except LaunchError as error:
+        _end_together(USAGE_ERROR, f"error: {error}")
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    except SystemExit as end:
+        _fail_or_exit(end)
+    except BaseException:
+        _fail(traceback.format_exc(), 1)
+    if code != 0:
+        _fail_or_exit(SystemExit(code))
+    sys.exit(0)
+
+
+def agree(comm: Communicator, error: Exception | None, code: int = DATA_ERROR) -> None:
+    """Raise CollectiveExit on all ranks if any gave an `error`, naming the lowest such rank. All ranks call.
+
+    For steps that one rank may fail alone, such as opening its shards, before the ranks depend on each other.
+    """
+    text = None if error is None else f"{type(error).__name__}: {error}"
+    failed = [(rank, each) for rank, each in enumerate(comm.all_gather_object((_host(), text))) if each[1] is not None]
+    if failed:
+        rank, (host, first) = failed[0]
+        others = f" ({len(failed) - 1} more ranks failed)" if len(failed) > 1 else ""
+        raise CollectiveExit(code, f"error: rank {rank} of {comm.size} on host {host}: {first}{others}") from error
+
+
+def _end_together(code: int, message: str) -> NoReturn:
+    """Print `message` on rank 0 and exit with `code`; all ranks call."""
+    if launcher_rank() is not None:
+        with contextlib.suppress(LaunchError):  # then every process is alone and its launcher rank decides who prints
+            _mpi().world()
+    world = None if _loaded_mpi() is None else _mpi().active_world()
+    if world is not None and world.size > 1 and not _mpi().all_arrive_within(AGREEMENT_SECONDS):
+        _fail(f"{message}\n(the other ranks go on)", code)
+    rank = world.rank if world is not None and world.size > 1 else launcher_rank() or 0
+    if message and rank == 0:
+        print(message, file=sys.stderr)
+    _flush()
+    if code != 0 and world is not None and world.size > 1 and "HYDI_CONTROL_FD" in os.environ:
+        # MPICH's mpirun kills the ranks that are still exiting when the first has exited with a code, and reports
+        # the kill in place of the code; an abort by one rank it reports by its code alone
+        _mpi().all_arrive_within(AGREEMENT_SECONDS)
+        if rank == 0:
+            _mpi().abort(code)
+        threading.Event().wait()
+    _finalise()
+    sys.exit(code)
+
+
+def _fail_or_exit(end: SystemExit) -> NoReturn:
+    """Do what the interpreter does with `end`; where other ranks may wait for this one, end them too."""
+    code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    if code == 0:
+        _finalise()
+        sys.exit(0)
+    said = f": {end.code}" if isinstance(end.code, str) else ""
+    if _who():
+        _fail(f"exit with code {code}{said}", code)
+    sys.exit(end.code)
+
+
+def _fail_for_thread(failure: threading.ExceptHookArgs) -> None:
+    if failure.exc_type is SystemExit:  # ends the thread alone, as ever
+        return
+    lines = traceback.format_exception(failure.exc_type, failure.exc_value, failure.exc_traceback)
+    name = failure.thread.name if failure.thread is not None else "unknown"
+    _fail(f"in thread {name!r}\n{''.join(lines)}", 1)
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    """Print `text` under this rank's name and end all ranks with `code`. Of several threads that fail, one does it."""
+    if not _first_failure.acquire(blocking=False):
+        threading.Event().wait()
+    try:
+        who = _who()
+        separator = "\n" if "\n" in text.strip() else " "
+        _flush()
+        with contextlib.suppress(OSError):
+            os.write(2, (f"{who}:{separator}{text.strip()}\n" if who else f"{text.strip()}\n").encode())
+        if _loaded_mpi() is not None and _mpi().active_world() is not None:
+            _mpi().abort(code)
+    finally:
+        os._exit(code)  # not sys.exit: nothing at exit may wait for another rank or thread
+
+
+def _who() -> str:
+    """Return 'rank r of K on host H', or '' for a process that was started alone."""
+    world = None if _loaded_mpi() is None else _mpi().active_world()
+    if world is not None and world.size > 1:
+        return f"rank {world.rank} of {world.size} on host {_host()}"
+    rank = launcher_rank()
+    return "" if rank is None else f"rank {rank} on host {_host()}"
+
+
+def _finalise() -> None:
+    if _loaded_mpi() is not None:
+        _mpi().finalise()
+
+
+def _loaded_mpi() -> ModuleType | None:
+    return sys.modules.get("owt_mpi.comm.mpi")
+
+
+def _mpi() -> ModuleType:
+    from owt_mpi.comm import mpi
+
+    return mpi
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+def _host() -> str:
+    return socket.gethostname()

@@ -1,0 +1,257 @@
+"""The communicator over MPI. The only file that imports mpi4py; no other may call MPI.
+
+MPI is initialised by the first world(), not by the import, and all its calls but initialise, abort and finalise run on
+one CommThread, shared by all communicators of the process. A process that called world() ends by finalise() or
+abort(), which guard.run_command sees to; otherwise its launcher takes its end for a failure.
+"""
+
+import contextlib
+import os
+from typing import Any, NoReturn, cast
+
+import mpi4py
+import numpy as np
+
+mpi4py.rc.initialize = False
+mpi4py.rc.finalize = False
+from mpi4py import MPI  # noqa: E402 - the settings above count at import
+
+from owt_mpi.comm.base import (  # noqa: E402
+    Array,
+    Pending,
+    T,
+    block_of,
+    check_array,
+    check_axis,
+    check_out,
+    check_root,
+    summand,
+)
+from owt_mpi.comm.comm_thread import CommThread, Scratch, Task, is_leading, joined_shape, write_blocks  # noqa: E402
+from owt_mpi.comm.launcher import check_not_alone  # noqa: E402
+
+MAX_COUNT = 2**31 - 1  # MPI-3 counts elements in a C int
+
+
+class MpiCommunicator:
+    """One rank of an MPI communicator. Arrays are NumPy's; results are new arrays, `out` apart."""
+
+    def __init__(self, comm: Any, label: str, thread: CommThread, scratch: Scratch) -> None:
+        self.rank: int = comm.rank
+        self.size: int = comm.size
+        self.label = label
+        self._comm = comm
+        self._thread = thread
+        self._scratch = scratch  # used by calls on the thread alone
+
+    def dup(self, label: str) -> "MpiCommunicator":
+        """Return MPI's duplicate of this communicator."""
+        return self._like(self._thread.submit(self._comm.Dup).wait(), label)
+
+    def split(self, color: int, key: int, label: str) -> "MpiCommunicator":
+        """Return the communicator of the ranks that gave the same `color`, ordered by (key, rank)."""
+        assert color >= 0, color
+        return self._like(self._thread.submit(lambda: self._comm.Split(color, key)).wait(), label)
+
+    def split_by_node(self, label: str) -> "MpiCommunicator":
+        """Return the communicator of the ranks with which MPI can share memory."""
+        call = lambda: self._comm.Split_type(MPI.COMM_TYPE_SHARED, self.rank)  # noqa: E731
+        return self._like(self._thread.submit(call).wait(), label)
+
+    def start_all_reduce(self, x: Array, out: Array | None = None) -> Pending[Array]:
+        """Sum by MPI_Allreduce, in place where `out` is x."""
+        _check(x)
+        in_place = False
+        if out is not None:
+            check_out(x, out)
+            in_place = x.size > 0 and np.may_share_memory(x, out)
+            if in_place and x.ctypes.data != out.ctypes.data:
+                raise ValueError("x and out overlap in memory; pass the same array, or two that do not overlap")
+
+        def call() -> Array:
+            terms = summand(x)
+            total = np.empty_like(terms) if out is None else out
+            self._comm.Allreduce(MPI.IN_PLACE if in_place else terms, total)
+            return total
+
+        return self._thread.submit(call)
+
+    def start_all_gather(self, x: Array, axis: int = 0) -> Pending[Array]:
+        """Join the blocks of MPI_Allgather along `axis`."""
+        _check(x, self.size)
+        axis = check_axis(x, axis)
+
+        def call() -> Array:
+            blocks, result = self._receive_buffer(x.shape, axis, x.dtype)
+            self._comm.Allgather(x, blocks)
+            return self._joined(blocks, axis, result)
+
+        return self._thread.submit(call)
+
+    def start_reduce_scatter(self, x: Array, axis: int = 0) -> Pending[Array]:
+        """Sum by MPI_Reduce_scatter_block, after packing x where its blocks are not contiguous."""
+        _check(x)
+        axis = check_axis(x, axis)
+        block_shape = block_of(x, axis, self.rank, self.size).shape
+
+        def call() -> Array:
+            result = np.empty(block_shape, summand(x).dtype)
+            self._comm.Reduce_scatter_block(self._packed(summand(x), axis), result)
+            return result
+
+        return self._thread.submit(call)
+
+    def start_broadcast(self, x: Array, root: int) -> Pending[Array]:
+        """Send by MPI_Bcast, from a copy of x on the root."""
+        _check(x)
+        check_root(root, self.size)
+
+        def call() -> Array:
+            result = x.copy() if self.rank == root else np.empty_like(x)
+            self._comm.Bcast(result, root)
+            return result
+
+        return self._thread.submit(call)
+
+    def start_reduce(self, x: Array, root: int) -> Pending[Array | None]:
+        """Sum by MPI_Reduce."""
+        _check(x)
+        check_root(root, self.size)
+
+        def call() -> Array | None:
+            terms = summand(x)
+            result = np.empty_like(terms) if self.rank == root else None
+            self._comm.Reduce(terms, result, root=root)
+            return result
+
+        return self._thread.submit(call)
+
+    def start_all_to_all(self, x: Array, split_axis: int, concat_axis: int) -> Pending[Array]:
+        """Exchange by MPI_Alltoall, packing before and unpacking after where blocks are not contiguous."""
+        _check(x)
+        split_axis = check_axis(x, split_axis, "split_axis")
+        concat_axis = check_axis(x, concat_axis, "concat_axis")
+        block_shape = block_of(x, split_axis, self.rank, self.size).shape
+
+        def call() -> Array:
+            blocks, result = self._receive_buffer(block_shape, concat_axis, x.dtype)
+            self._comm.Alltoall(self._packed(x, split_axis), blocks)
+            return self._joined(blocks, concat_axis, result)
+
+        return self._thread.submit(call)
+
+    def all_gather_object(self, value: T) -> list[T]:
+        """Return every rank's `value`, in rank order."""
+        return cast("list[T]", self._thread.submit(lambda: self._comm.allgather(value)).wait())
+
+    def barrier(self) -> None:
+        """Return when every rank has called."""
+        self.start_barrier().wait()
+
+    def start_barrier(self) -> Task[None]:
+        """Return the task that ends when every rank has called."""
+        return self._thread.submit(self._comm.Barrier)
+
+    def _like(self, comm: Any, label: str) -> "MpiCommunicator":
+        return MpiCommunicator(comm, label, self._thread, self._scratch)
+
+    def _packed(self, x: Array, axis: int) -> Array:
+        """Return x's blocks along `axis`, each contiguous: x itself where it lies so, else the scratch 'send'."""
+        if is_leading(x.shape, axis):
+            return x
+        block_shape = block_of(x, axis, 0, self.size).shape
+        blocks = self._scratch.array("send", (self.size, *block_shape), x.dtype)
+        for index in range(self.size):
+            blocks[index] = block_of(x, axis, index, self.size)
+        return blocks
+
+    def _receive_buffer(self, block_shape: tuple[int, ...], axis: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+        """Return (blocks to receive into, result): the same memory where joining along `axis` is no work."""
+        shape = (self.size, *block_shape)
+        result = np.empty(joined_shape(block_shape, axis, self.size), dtype)
+        if is_leading(block_shape, axis):
+            return result.reshape(shape), result
+        return self._scratch.array("receive", shape, dtype), result
+
+    def _joined(self, blocks: Array, axis: int, result: Array) -> Array:
+        """Return `result` filled from the received `blocks`."""
+        if not is_leading(blocks.shape[1:], axis):
+            write_blocks(blocks, axis, result)
+        return result
+
+
+class _Process:
+    """MPI in this process: the world, and a duplicate for ending together, which no other collective can match."""
+
+    def __init__(self) -> None:
+        if not MPI.Is_initialized():
+            # collectives need SERIALIZED; an abort while the communication thread is in one needs MULTIPLE
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)
+        if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
+            raise ValueError("this MPI library does not let a second thread call it; build it with MPI_THREAD_MULTIPLE")
+        self.thread = CommThread()
+        root = MpiCommunicator(MPI.COMM_WORLD, "MPI_COMM_WORLD", self.thread, Scratch())
+        self.world = root.dup("world")
+        self.control = root.dup("control")
+
+
+_process: _Process | None = None
+
+
+def world() -> MpiCommunicator:
+    """Return the communicator of all ranks; the first call initialises MPI, and all ranks make it.
+
+    Raises LaunchError where the launcher started several processes that are each alone.
+    """
+    communicator = initialise().world
+    if communicator.size == 1:
+        check_not_alone(MPI.Get_library_version().splitlines()[0][:60])
+    return communicator
+
+
+def initialise() -> _Process:
+    """Initialise MPI on the first call and return its state."""
+    global _process  # noqa: PLW0603 - a process has one MPI
+    if _process is None:
+        _process = _Process()
+    return _process
+
+
+def active_world() -> MpiCommunicator | None:
+    """Return the world, or None before MPI is initialised and after it is finalised."""
+    return None if _process is None else _process.world
+
+
+def all_arrive_within(seconds: float) -> bool:
+    """Return whether all ranks call this within about `seconds` of each other."""
+    assert _process is not None
+    return _process.control.start_barrier().is_done_within(seconds)
+
+
+def finalise() -> None:
+    """Finish all collectives started and finalise MPI, if it is initialised. All ranks call."""
+    global _process  # noqa: PLW0603
+    if _process is not None:
+        _process.thread.close()
+        MPI.Finalize()
+        _process = None
+
+
+def abort(code: int) -> NoReturn:
+    """End all ranks at once with `code`, from any thread and whatever the ranks are doing."""
+    with contextlib.suppress(OSError):  # the library's own message says nothing that the caller has not said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    MPI.COMM_WORLD.Abort(code)
+    os._exit(code)
+
+
+def _check(x: Array, num_copies: int = 1) -> None:
+    """Raise ValueError unless MPI can take x."""
+    if not isinstance(x, np.ndarray):
+        raise ValueError(f"MPI moves NumPy arrays, x is a {type(x).__module__}.{type(x).__name__}; copy it to the host")
+    check_array(x)
+    if x.size * num_copies > MAX_COUNT:
+        raise ValueError(
+            f"x of shape {x.shape} makes a message of {x.size * num_copies} elements, and MPI counts to {MAX_COUNT}; "
+            "send it in parts"
+        )
