@@ -1,14 +1,29 @@
 """Backends to test: every test that takes `backend` and `dtype` runs on each backend with each dtype it computes in."""
 
+import functools
+
 import numpy as np
 import pytest
 
 from owt_mpi.backends.base import Backend
+from owt_mpi.backends.onednn import OneDnnBackend
+from owt_mpi.backends.onednn_api import find_library
 from owt_mpi.backends.reference import ReferenceBackend
+
+
+@functools.cache
+def onednn_backend() -> OneDnnBackend:
+    """Return the one backend of this process, or skip the test where the library is not installed."""
+    try:
+        return OneDnnBackend(find_library())
+    except FileNotFoundError as error:
+        pytest.skip(f"oneDNN is not installed: {error}")
+
 
 CONFIGURATIONS = [
     pytest.param((ReferenceBackend, np.float32), id="reference-float32"),
     pytest.param((ReferenceBackend, np.float64), id="reference-float64"),
+    pytest.param((onednn_backend, np.float32), id="onednn-float32"),
 ]
 
 
