@@ -40,6 +40,9 @@ class TimedCommunicator:
     def split(self, color: int, key: int, label: str) -> Communicator:
         return TimedCommunicator(self._inner.split(color, key, label), self._clock)
 
+    def split_by_node(self, label: str) -> Communicator:
+        return TimedCommunicator(self._inner.split_by_node(label), self._clock)
+
     def start_all_reduce(self, x: Array, out: Array | None = None) -> Pending[Array]:
         return self._timed(self._inner.start_all_reduce(x, out))
 

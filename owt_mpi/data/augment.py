@@ -31,13 +31,18 @@ def check_crop(image_shape: tuple[int, int, int], crop: tuple[int, int]) -> None
 
 
 def random_crops(
-    seed: int, epoch: int, indices: np.ndarray, image_shape: tuple[int, int, int], crop: tuple[int, int]
+    seed: int,
+    epoch: int,
+    indices: np.ndarray,
+    image_shape: tuple[int, int, int],
+    crop: tuple[int, int],
+    flip: bool = True,
 ) -> Crops:
-    """Return for each sample of `indices` a crop anywhere in its image, mirrored with probability 1/2."""
+    """Return for each sample of `indices` a crop anywhere in its image, with `flip` mirrored with probability 1/2."""
     return Crops(
         tops=rng.integers(rng.stream_key(seed, "augment", epoch, "top"), indices, image_shape[0] - crop[0] + 1),
         lefts=rng.integers(rng.stream_key(seed, "augment", epoch, "left"), indices, image_shape[1] - crop[1] + 1),
-        flips=rng.bernoulli(rng.stream_key(seed, "augment", epoch, "flip"), indices, 0.5),
+        flips=rng.bernoulli(rng.stream_key(seed, "augment", epoch, "flip"), indices, 0.5 * flip),
     )
 
 

@@ -36,7 +36,8 @@ class Loader:
     """Iterates over epochs for `rank` of `size`, reading this rank's images alone.
 
     Images are (pixels - mean) * scale as `dtype`, with mean and scale (c,) in units of 0..255. With `train` the crop
-    (h, w) and mirroring are random, else the crop is the centre. `prefetch` is the number of batches made ahead.
+    (h, w) is random and, with `flip`, mirrored at random; else it is the centre. `prefetch` is the number of batches
+    made ahead.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Loader:
         *,
         crop: tuple[int, int],
         train: bool,
+        flip: bool = True,
         seed: int,
         dtype: np.dtype[Any],
         mean: np.ndarray,
@@ -67,6 +69,7 @@ class Loader:
         self._rows = rank_rows(plan.global_batch, rank, size)
         self._crop = crop
         self._train = train
+        self._flip = flip
         self._seed = seed
         self._dtype = np.dtype(dtype)
         self._mean = np.asarray(mean)
@@ -129,7 +132,7 @@ class Loader:
             images, labels[:num_valid] = self._reader.read(there, out=images[:num_valid])
             shape = self._reader.image_shape
             where = (
-                random_crops(self._seed, epoch, there, shape, self._crop)
+                random_crops(self._seed, epoch, there, shape, self._crop, self._flip)
                 if self._train
                 else centre_crops(num_valid, shape, self._crop)
             )
