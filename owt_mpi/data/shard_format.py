@@ -121,6 +121,8 @@ class SplitWriter:
             images = file.create_dataset("images", shape, IMAGE_DTYPE, dcpl=early)
             labels = file.create_dataset("labels", shape[:1], LABEL_DTYPE, dcpl=early)
             offsets = images.id.get_offset(), labels.id.get_offset()
+        with path.open("r+b") as reserved:  # a full disk is an error here; under a memory map it would be a signal
+            os.posix_fallocate(reserved.fileno(), 0, path.stat().st_size)
         self._images.append(np.memmap(path, IMAGE_DTYPE, "r+", offsets[0], shape))
         self._labels.append(np.memmap(path, LABEL_DTYPE, "r+", offsets[1], shape[:1]))
         self._labels[-1][:] = -1
