@@ -111,7 +111,6 @@ class SplitWriter:
         path = self._folder / (self._names[index] + _TEMPORARY)
         early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # so that the bytes have an offset before they are written
-        early.set_obj_track_times(False)  # the same images give the same bytes
         with h5py.File(path, "w", locking=False) as file:
             file.attrs["format"] = FORMAT_NAME
             file.attrs["format_version"] = FORMAT_VERSION

@@ -183,6 +183,16 @@ def test_shards_have_no_final_name_before_commit(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ["train-00000-of-00001.h5"]
 
 
+def test_a_full_disk_is_an_error_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("owt_mpi.data.shard_format.os.posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        SplitWriter(tmp_path, "train", [2, 1], (2, 3, 1), 5)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_commit_with_a_sample_missing_is_a_bug(tmp_path: Path) -> None:
     with SplitWriter(tmp_path, "train", [2], (2, 3, 1), 5) as writer:
         writer.write(0, np.zeros((2, 3, 1), np.uint8), 4)
