@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+from threadpoolctl import ThreadpoolController
 
 from owt_mpi.backends.base import Backend
 from owt_mpi.backends.onednn import OneDnnBackend
@@ -41,3 +42,15 @@ def backend(configuration) -> Backend:
 @pytest.fixture
 def dtype(configuration) -> np.dtype:
     return configuration[1]
+
+
+@pytest.fixture
+def onednn() -> OneDnnBackend:
+    return onednn_backend()
+
+
+@pytest.fixture
+def restored_num_threads():
+    """Put the thread counts of the BLAS and of OpenMP back after the test."""
+    with ThreadpoolController().limit(limits=None):
+        yield

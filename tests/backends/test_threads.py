@@ -1,19 +1,16 @@
 """Thread counts take effect in the runtimes, and the default divides what this process may use."""
 
 import os
+import threading
 
 import numpy as np  # noqa: F401  (loads the BLAS whose threads are counted)
 import pytest
-from threadpoolctl import ThreadpoolController, threadpool_info
+from threadpoolctl import threadpool_info
 
 from owt_mpi.backends import threads
 from owt_mpi.backends.threads import cgroup_cpu_quota, default_num_threads, set_num_threads
 
-
-@pytest.fixture(autouse=True)
-def restore_num_threads():
-    with ThreadpoolController().limit(limits=None):
-        yield
+pytestmark = pytest.mark.usefixtures("restored_num_threads")
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
@@ -22,6 +19,28 @@ def test_set_num_threads_reaches_the_blas(num_threads):
     counts = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
     assert counts
     assert set(counts) == {num_threads}
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_set_num_threads_reaches_openmp_in_the_calling_thread(onednn, num_threads):
+    onednn.set_num_threads(num_threads)
+    assert onednn.library.max_threads() == num_threads
+    counts = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "openmp"]
+    assert set(counts) == {num_threads}
+
+
+def test_openmp_threads_are_set_for_one_thread_alone(onednn):
+    onednn.set_num_threads(3)
+    seen = []
+
+    def other_thread():
+        onednn.set_num_threads(2)
+        seen.append(onednn.library.max_threads())
+
+    thread = threading.Thread(target=other_thread)
+    thread.start()
+    thread.join()
+    assert (seen, onednn.library.max_threads()) == ([2], 3)
 
 
 def test_set_num_threads_refuses_none():
