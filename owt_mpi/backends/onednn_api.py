@@ -106,11 +106,12 @@ class Library:
     """The loaded library and its CPU engine. Safe to share between threads."""
 
     def __init__(self, path: Path) -> None:
-        """Load `path`. OSError if it cannot be loaded or is not oneDNN 3."""
+        """Load `path`. OSError if it cannot be loaded or is not oneDNN 3 on OpenMP."""
         self.path = path
         self._c = ctypes.CDLL(str(path))
-        if not hasattr(self._c, "dnnl_memory_desc_create_with_tag"):
-            raise OSError(f"{path} is not oneDNN 3: it has no dnnl_memory_desc_create_with_tag")
+        for needed, what in (("dnnl_memory_desc_create_with_tag", "oneDNN 3"), ("omp_get_max_threads", "on OpenMP")):
+            if not hasattr(self._c, needed):
+                raise OSError(f"{path} is not {what}: it has no {needed}")
         for name, types in _PROTOTYPES.items():
             self._function(name, types, c_int)
             if types.startswith("o"):

@@ -1,0 +1,48 @@
+"""Choosing the backend for the device and dtype at hand, and saying why."""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from owt_mpi.backends.base import Backend
+from owt_mpi.backends.onednn import OneDnnBackend
+from owt_mpi.backends.onednn_api import LIBRARY_VARIABLE
+from owt_mpi.backends.reference import ReferenceBackend
+
+CHOICES = ("auto", "cuda", "onednn", "reference")
+
+_AVAILABLE = "choose auto, onednn or reference"
+_GET_ONEDNN = (
+    f"install it with pip install 'owt_mpi[cpu]' (x86-64 Linux), or let {LIBRARY_VARIABLE} name a libdnnl.so.3"
+)
+
+
+def select_backend(choice: str, dtype: Any) -> tuple[Backend, str]:
+    """Return the backend for `choice` (one of CHOICES) and one line that says what was chosen and why.
+
+    auto is oneDNN where it is installed and `dtype` is float32, else the reference. ValueError if what was asked for
+    cannot be had; a library that the user names in OWT_MPI_LIBDNNL counts as asked for.
+    """
+    wanted = np.dtype(dtype)
+    if choice not in CHOICES:
+        raise ValueError(f"backend {choice!r} is unknown; {_AVAILABLE}")
+    if choice == "cuda":
+        raise ValueError(f"backend 'cuda' is not built yet; {_AVAILABLE}")
+    if wanted not in ReferenceBackend.dtypes:
+        raise ValueError(f"dtype {wanted} is not computed by any backend; use float32 or float64")
+    if choice == "reference":
+        return ReferenceBackend(), f"reference (as asked; NumPy {np.__version__}, {wanted})"
+    if wanted not in OneDnnBackend.dtypes:
+        if choice == "onednn":
+            raise ValueError(f"backend 'onednn' computes in float32, not {wanted}; use float32, or backend 'reference'")
+        return ReferenceBackend(), f"reference (auto: only NumPy computes in {wanted})"
+    why = "as asked" if choice == "onednn" else "auto: no CUDA backend yet"
+    try:
+        backend = OneDnnBackend()
+    except OSError as error:
+        if choice == "onednn" or os.environ.get(LIBRARY_VARIABLE):
+            raise ValueError(f"backend 'onednn' does not load: {error}; {_GET_ONEDNN}") from error
+        return ReferenceBackend(), f"reference (auto: slow, as oneDNN does not load: {error}; {_GET_ONEDNN})"
+    library = backend.library
+    return backend, f"onednn ({why}; libdnnl {library.version} from {library.path}, {library.isa})"

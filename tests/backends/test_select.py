@@ -1,0 +1,88 @@
+"""What is asked for is what one gets, or an error with the way out; auto says what it took."""
+
+import sys
+
+import numpy as np
+import pytest
+from numpy.random import mtrand
+
+from owt_mpi.backends.onednn_api import LIBRARY_VARIABLE, find_library
+from owt_mpi.backends.select import select_backend
+
+
+@pytest.fixture
+def without_onednn(monkeypatch, tmp_path):
+    monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "lib/python3/site-packages")])
+    return tmp_path
+
+
+def test_auto_takes_onednn_for_float32(onednn):
+    backend, reason = select_backend("auto", np.float32)
+    assert backend.name == "onednn"
+    assert reason.startswith("onednn (auto: ")
+    assert f"libdnnl {onednn.library.version} from {onednn.library.path}, {onednn.library.isa}" in reason
+
+
+def test_auto_takes_the_reference_for_float64():
+    backend, reason = select_backend("auto", "float64")
+    assert (backend.name, reason) == ("reference", "reference (auto: only NumPy computes in float64)")
+
+
+def test_auto_says_where_it_looked_for_onednn_in_vain(without_onednn):
+    backend, reason = select_backend("auto", np.float32)
+    assert backend.name == "reference"
+    assert f"no libdnnl.so.3 in {without_onednn}/lib" in reason
+    assert "pip install 'owt_mpi[cpu]'" in reason
+    assert "\n" not in reason
+
+
+def test_what_is_asked_for_is_taken(onednn):
+    assert select_backend("onednn", np.float32)[0].name == "onednn"
+    assert select_backend("reference", np.float32)[0].name == "reference"
+    assert select_backend("reference", np.float32)[1].startswith("reference (as asked; NumPy")
+
+
+@pytest.mark.parametrize(
+    ("choice", "dtype", "message"),
+    [
+        ("cuda", "float32", "'cuda' is not built yet; choose auto, onednn or reference"),
+        ("gpu", "float32", "'gpu' is unknown; choose auto"),
+        ("onednn", "float64", "computes in float32, not float64; use float32, or backend 'reference'"),
+        ("auto", "int32", "dtype int32 is not computed by any backend; use float32"),
+    ],
+)
+def test_refuses_what_cannot_be_had(choice, dtype, message):
+    with pytest.raises(ValueError, match=message):
+        select_backend(choice, dtype)
+
+
+def test_onednn_asked_for_but_absent_is_an_error_with_the_way_out(without_onednn):
+    with pytest.raises(ValueError, match=r"does not load: no libdnnl.so.3 in .*pip install 'owt_mpi\[cpu\]'"):
+        select_backend("onednn", np.float32)
+
+
+@pytest.mark.parametrize("choice", ["auto", "onednn"])
+def test_a_library_that_the_user_names_must_load(monkeypatch, tmp_path, choice):
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(tmp_path / "absent.so"))
+    with pytest.raises(ValueError, match=r"OWT_MPI_LIBDNNL names .*absent.so, which is not a file"):
+        select_backend(choice, np.float32)
+    (tmp_path / "text.so").write_text("no library\n")
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(tmp_path / "text.so"))
+    with pytest.raises(ValueError, match=r"does not load: .*text.so"):
+        select_backend(choice, np.float32)
+
+
+def test_another_library_is_not_taken_for_onednn(monkeypatch):
+    monkeypatch.setenv(LIBRARY_VARIABLE, mtrand.__file__)  # some shared library that is always there
+    with pytest.raises(ValueError, match="is not oneDNN 3: it has no dnnl_memory_desc_create_with_tag"):
+        select_backend("auto", np.float32)
+
+
+def test_the_library_is_found_beside_the_packages_in_use(without_onednn):
+    library = without_onednn / "elsewhere/lib/libdnnl.so.3"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    sys.path.append(str(without_onednn / "elsewhere/lib/python3.11/site-packages"))
+    assert find_library() == library
