@@ -86,15 +86,20 @@ def test_the_number_of_threads_may_change_between_forward_and_backward(onednn):
     np.testing.assert_array_equal(onednn.max_pool2d_grad(y, workspace, *where, x.shape), expected)
 
 
-def test_primitives_are_built_once(onednn, monkeypatch):
+@pytest.mark.usefixtures("restored_num_threads")
+def test_primitives_are_built_once_for_a_geometry_and_number_of_threads(onednn, monkeypatch):
     built = []
     original = builders.conv2d
-    counting = lambda context, geometry: built.append(geometry) or original(context, geometry)  # noqa: E731
+    counting = lambda context, geometry: built.append(geometry.x[0]) or original(context, geometry)  # noqa: E731
     monkeypatch.setattr(builders, "conv2d", counting)
+    onednn.set_num_threads(1)
     for batch in (2, 2, 3, 2):
         x = np.ones((batch, 4, 5, 3), np.float32)
         onednn.conv2d(x, x[:1], None, (1, 1), (0, 0))
-    assert [geometry.x[0] for geometry in built] == [2, 3]
+    assert built == [2, 3]
+    onednn.set_num_threads(2)  # a primitive divides its work when it is built
+    onednn.conv2d(x, x[:1], None, (1, 1), (0, 0))
+    assert built == [2, 3, 2]
 
 
 def test_an_error_of_the_library_names_operation_shapes_and_status(onednn):
