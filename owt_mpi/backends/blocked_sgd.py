@@ -14,13 +14,15 @@ def blocked_momentum_sgd(
     All C-contiguous, of one shape and dtype. Each block passes through memory once, not once a term.
     """
     flat_w, flat_v, flat_g = w.reshape(-1), v.reshape(-1), g.reshape(-1)
+    # of w's dtype, for a float64 scalar (np.float64 is a float) would carry each block through float64
+    rate, kept, decay = (w.dtype.type(value) for value in (lr, momentum, weight_decay))
     temporary = np.empty(min(BLOCK, w.size), w.dtype)
     for start in range(0, w.size, BLOCK):
         block_w, block_v = flat_w[start : start + BLOCK], flat_v[start : start + BLOCK]
         step = temporary[: block_w.size]
-        np.multiply(block_w, weight_decay, out=step)
+        np.multiply(block_w, decay, out=step)
         step += flat_g[start : start + BLOCK]
-        step *= lr
-        block_v *= momentum
+        step *= rate
+        block_v *= kept
         block_v -= step
         block_w += block_v

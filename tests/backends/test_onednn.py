@@ -122,3 +122,12 @@ def test_float64_is_refused(onednn):
     x = np.ones((2, 5, 6, 3))
     with pytest.raises(TypeError, match="x is float64, but this backend computes in float32"):
         onednn.conv2d(x, x, None, (1, 1), (0, 0))
+
+
+def test_numpy_scalars_do_not_carry_the_update_through_float64(onednn):
+    w, v, g = np.random.default_rng(3).normal(size=(3, 1001)).astype(np.float32)
+    expected_w, expected_v = w.copy(), v.copy()
+    onednn.momentum_sgd(expected_w, expected_v, g, 0.3, 0.9, 0.2)
+    onednn.momentum_sgd(w, v, g, np.float64(0.3), np.float64(0.9), np.float64(0.2))
+    np.testing.assert_array_equal(w, expected_w)
+    np.testing.assert_array_equal(v, expected_v)
