@@ -2,7 +2,10 @@
 
 Shapes: activations are (n, h, w, c), C-contiguous; convolution weights (c_out, kh, kw, c_in); biases (c_out,).
 Letters: `x` input, `y` output, `w` weight, `b` bias, `gx gy gw gb` their gradients. `Pair` is (vertical, horizontal).
-All arrays of one call have one dtype; results are new arrays of that dtype, owned by the caller.
+All arrays of one call have one dtype; results are new arrays of that dtype, C-contiguous and owned by the caller.
+Inputs may be views of any strides and are left as they are, but for momentum_sgd, which updates in place. Operations
+raise TypeError for a dtype that is not in `dtypes` or differs between arrays, and ValueError for shapes, strides and
+pads that do not fit one another. Several threads may use one backend at once.
 """
 
 from types import ModuleType
@@ -35,7 +38,10 @@ class Backend(Protocol):
         ...
 
     def set_num_threads(self, num_threads: int) -> None:
-        """Use that many CPU threads in the calling thread's operations from now on."""
+        """Use that many CPU threads in the calling thread's operations from now on.
+
+        The BLAS under NumPy knows one number for the whole process, so threads that compute at once agree on it.
+        """
         ...
 
     def conv2d(self, x: Array, w: Array, b: Array | None, stride: Pair, pad: Pair) -> Array:
@@ -53,7 +59,10 @@ class Backend(Protocol):
         ...
 
     def max_pool2d(self, x: Array, kernel: Pair, stride: Pair, pad: Pair) -> tuple[Array, Array]:
-        """Return (y, workspace): window maxima, padding never wins; the workspace is for max_pool2d_grad alone."""
+        """Return (y, workspace): window maxima; padding never wins, so pad must be smaller than the kernel.
+
+        The workspace is for max_pool2d_grad alone; what it holds is the backend's own affair.
+        """
         ...
 
     def max_pool2d_grad(
