@@ -75,8 +75,7 @@ def agree(comm: Communicator, error: Exception | None, code: int = DATA_ERROR) -
 def _end_together(code: int, message: str) -> NoReturn:
     """Print `message` on rank 0 and exit with `code`; all ranks call."""
     if launcher_rank() is not None:
-        with contextlib.suppress(LaunchError):  # then every process is alone and its launcher rank decides who prints
-            _mpi().world()
+        _try_to_initialise()
     world = None if _loaded_mpi() is None else _mpi().active_world()
     if world is not None and world.size > 1 and not _mpi().all_arrive_within(AGREEMENT_SECONDS):
         _fail(f"{message}\n(the other ranks go on)", code)
@@ -125,10 +124,28 @@ def _fail(text: str, code: int) -> NoReturn:
         _flush()
         with contextlib.suppress(OSError):
             os.write(2, (f"{who}:{separator}{text.strip()}\n" if who else f"{text.strip()}\n").encode())
-        if _loaded_mpi() is not None and _mpi().active_world() is not None:
-            _mpi().abort(code)
+        _abort(code)
     finally:
         os._exit(code)  # not sys.exit: nothing at exit may wait for another rank or thread
+
+
+def _abort(code: int) -> None:
+    """End all ranks of an MPI job; return if this process is in none.
+
+    Before MPI is initialised an exit code alone does not do: the others may be in MPI_Init already, and MPICH's mpirun
+    lets them wait there. So this rank joins them first, unless they do not come either.
+    """
+    if launcher_rank() is not None:
+        joining = threading.Thread(target=_try_to_initialise, daemon=True)
+        joining.start()
+        joining.join(AGREEMENT_SECONDS)
+    if _loaded_mpi() is not None and _mpi().active_world() is not None:
+        _mpi().abort(code)
+
+
+def _try_to_initialise() -> None:
+    with contextlib.suppress(Exception):  # there is an error to report already
+        _mpi().initialise()
 
 
 def _who() -> str:
