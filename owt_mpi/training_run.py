@@ -166,7 +166,7 @@ class _Window:
 
 @contextmanager
 def _agreed(comm: Communicator, code: int) -> Iterator[None]:
-    """Do a step that may fail on one rank alone: where it does, all ranks exit together with `code`. All ranks enter."""
+    """Do a step that may fail on one rank alone; where it does, all ranks exit with `code`. All ranks enter."""
     try:
         yield
     except (ValueError, OSError) as error:

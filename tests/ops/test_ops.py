@@ -155,7 +155,9 @@ def test_bad_shapes_are_named(call, message):
 
 
 def test_inputs_of_different_dtypes_are_refused():
-    with pytest.raises(TypeError, match="AddOp needs inputs of one floating-point dtype, got .'float64', 'float32'."):
+    with pytest.raises(
+        TypeError, match=r"AddOp needs inputs of one floating-point dtype, got \['float64', 'float32'\]"
+    ):
         add(tensor(ROWS, REFERENCE), tensor(ROWS.astype(np.float32), REFERENCE))
 
 
@@ -172,4 +174,4 @@ def test_the_gradient_check_fails_for_a_wrong_backward():
             return (gy * (self.x > -0.5),)
 
     with pytest.raises(AssertionError, match="input 0"):
-        check_gradients(lambda x: WrongRelu()(x), [IMAGES])
+        check_gradients(WrongRelu(), [IMAGES])
