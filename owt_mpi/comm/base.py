@@ -51,7 +51,7 @@ class Communicator(Protocol):
         ...
 
     def split(self, color: int, key: int, label: str) -> "Communicator":
-        """Return the communicator of the ranks that gave the same `color`, ordered by (key, rank). All ranks call."""
+        """Return the communicator of the ranks that gave the same `color` >= 0, by (key, rank). All ranks call."""
         ...
 
     def split_by_node(self, label: str) -> "Communicator":

@@ -30,6 +30,7 @@ class SerialCommunicator:
 
     def split(self, color: int, key: int, label: str) -> "SerialCommunicator":
         """Return another communicator of one rank."""
+        assert color >= 0, color
         return SerialCommunicator(label)
 
     def split_by_node(self, label: str) -> "SerialCommunicator":

@@ -60,6 +60,7 @@ class ThreadCommunicator:
 
     def split(self, color: int, key: int, label: str) -> "ThreadCommunicator":
         """Return the communicator of the ranks that gave the same `color`, ordered by (key, rank)."""
+        assert color >= 0, color
         group_key = (self._next_key(), color)
         choices: list[tuple[int, int]] = self._start(f"split({label!r})", (color, key), list).wait()
         ranks = sorted((k, rank) for rank, (c, k) in enumerate(choices) if c == color)

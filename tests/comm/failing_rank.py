@@ -1,6 +1,8 @@
 """Jobs in which a rank fails in the way that argv[1] names while the others wait for it; run under mpirun."""
 
+import atexit
 import os
+import select
 import signal
 import sys
 import threading
@@ -86,6 +88,10 @@ def fails_alone_with_a_collective_exit(comm: Communicator) -> int:
 def all_exit(comm: Communicator) -> int:
     comm.start_all_reduce(np.ones(1000))  # nobody waits for it
     print("output before the end")
+    first = os.pidfd_open(comm.all_gather_object(os.getpid())[0])
+    comm.barrier()
+    if comm.rank == comm.size - 1:  # is still there when the first rank has exited with the code
+        atexit.register(select.select, [first], [], [])
     raise CollectiveExit(int(sys.argv[2]), "error: 'batch' must be positive")
 
 
