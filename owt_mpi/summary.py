@@ -87,9 +87,10 @@ def summarise(model: Model, layout: Layout, images_per_rank: int, dtype: np.dtyp
 def print_summary(summary: Summary, json_file: str = "") -> None:
     """Print the summary as tables, and write it to `json_file` if one is named."""
     console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, 120)  # numbers are not cut; a narrow terminal wraps lines
     table = Table("layer", "output", "parameters", "held by a rank", "multiply-adds", "output MB", box=None)
     for column in table.columns[1:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     for layer in summary.layers:
         shape = "x".join(map(str, layer.output_shape))
         held, adds = f"{layer.parameters_held:,}", f"{layer.multiply_adds:,}"

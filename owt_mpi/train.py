@@ -9,7 +9,7 @@ import tyro
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.guard import USAGE_ERROR, CollectiveExit, run_command
 from owt_mpi.comm.launcher import launcher_rank
-from owt_mpi.comm.placement import ranks_on_node
+from owt_mpi.comm.placement import ranks_sharing_cores
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.config import Config, load_preset, preset_names
 from owt_mpi.training_run import run_training
@@ -30,12 +30,12 @@ def main() -> int:
     config = parse(sys.argv[1:])
     if config.parallel.virtual_ranks:
         num_ranks = config.parallel.virtual_ranks
-        run_ranks(num_ranks, lambda comm: run_training(config, comm, ranks_on_node=num_ranks))
+        run_ranks(num_ranks, lambda comm: run_training(config, comm, ranks_sharing_cores=num_ranks))
         return 0
     from owt_mpi.comm.mpi import world  # MPI starts here, not where --help or virtual ranks are all that is asked
 
     comm: Communicator = world()
-    run_training(config, comm, ranks_on_node(comm))
+    run_training(config, comm, ranks_sharing_cores(comm))
     return 0
 
 
@@ -60,6 +60,9 @@ def parse(arguments: list[str]) -> Config:
         config.check()
     except ValueError as error:
         raise CollectiveExit(USAGE_ERROR, f"error: {error}") from None
+    except BrokenPipeError:  # the help's reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise CollectiveExit(0, "") from None
     except SystemExit as end:
         raise CollectiveExit(end.code if isinstance(end.code, int) else USAGE_ERROR, "") from None
     return config

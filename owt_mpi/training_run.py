@@ -42,8 +42,8 @@ class Data:
     reader: Reader
 
 
-def run_training(config: Config, world: Communicator, ranks_on_node: int) -> None:
-    """Train as `config` says. All ranks of `world` call; `ranks_on_node` share this rank's cores.
+def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) -> None:
+    """Train as `config` says. All ranks of `world` call; `ranks_sharing_cores` of them run on this rank's cores.
 
     What is wrong with the options or the data ends all ranks together, with a CollectiveExit.
     """
@@ -52,7 +52,7 @@ def run_training(config: Config, world: Communicator, ranks_on_node: int) -> Non
     with _agreed(world, USAGE_ERROR):
         dtype = np.dtype(config.parallel.dtype)
         backend, reason = select_backend(config.parallel.backend, dtype)
-        num_threads = config.parallel.threads or default_num_threads(ranks_on_node)
+        num_threads = config.parallel.threads or default_num_threads(ranks_sharing_cores)
         backend.set_num_threads(num_threads)
         batch = config.batch
         per_rank = images_per_rank(batch.global_batch, world.size) if batch.global_batch else batch.images_per_rank
@@ -84,14 +84,17 @@ def run_training(config: Config, world: Communicator, ranks_on_node: int) -> Non
         if world.rank == 0:
             _write_description(run_dir, config, facts)
         trainer = Trainer(config, model, layout, backend, per_rank * world.size)
-        _epochs(config, trainer, data, reporter, clock)
+        with np.errstate(over="ignore", invalid="ignore"):  # the loss of every step is looked at
+            score = _epochs(config, trainer, data, reporter, clock)
         _save(run_dir / "weights.h5", trainer, layout)
+        if score is not None:
+            reporter.say(f"validation accuracy {score.top1:.2%} (top-1), {score.top5:.2%} (top-5)")
         reporter.say(f"run kept in {run_dir}: config.toml, environment.json, metrics.jsonl, weights.h5")
 
 
-def _epochs(config: Config, trainer: Trainer, data: Data, reporter: Reporter, clock: WaitClock) -> None:
-    """Run the epochs, each followed by validation."""
-    num_steps, step = _num_steps(config, data), 0
+def _epochs(config: Config, trainer: Trainer, data: Data, reporter: Reporter, clock: WaitClock) -> Score | None:
+    """Run the epochs, each followed by validation; return the last validation's score, None without any."""
+    num_steps, step, score = _num_steps(config, data), 0, None
     window = _Window(data.train, clock)
     for epoch in range(config.batch.epochs):
         for batch in data.train.epoch(epoch):
@@ -125,7 +128,8 @@ def _epochs(config: Config, trainer: Trainer, data: Data, reporter: Reporter, cl
                 f"top-5 {score.top5:.2%} of {score.num_examples} images"
             )
         if step == num_steps:
-            return
+            break
+    return score
 
 
 def validate(trainer: Trainer, loader: Loader) -> Score:

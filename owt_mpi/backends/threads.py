@@ -17,22 +17,21 @@ def set_num_threads(num_threads: int) -> None:
     ThreadpoolController().limit(limits=num_threads)
 
 
-def default_num_threads(ranks_on_node: int) -> int:
-    """Return how many threads each of `ranks_on_node` ranks should use.
+def default_num_threads(ranks_sharing_cores: int) -> int:
+    """Return how many threads each of the ranks that may run on the same cores should use.
 
     OMP_NUM_THREADS decides where the user has set it. Otherwise it is the cores that this process may use (affinity
-    and cgroup quota) divided by the ranks, at least 1. That assumes that the ranks share those cores: where a launcher
-    binds every rank to cores of its own, pass 1.
+    and cgroup quota) divided by the ranks, at least 1.
     """
-    if ranks_on_node < 1:
-        raise ValueError(f"ranks_on_node is {ranks_on_node}; it must be at least 1")
+    if ranks_sharing_cores < 1:
+        raise ValueError(f"ranks_sharing_cores is {ranks_sharing_cores}; it must be at least 1")
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     if wanted:
         first = wanted.split(",")[0].strip()  # OpenMP allows a list, one number a nesting level
         if not first.isdigit() or int(first) < 1:
             raise ValueError(f"OMP_NUM_THREADS is {wanted!r}; set it to a positive whole number, or unset it")
         return int(first)
-    return max(1, usable_cores() // ranks_on_node)
+    return max(1, usable_cores() // ranks_sharing_cores)
 
 
 def usable_cores() -> int:

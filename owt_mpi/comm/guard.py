@@ -62,12 +62,17 @@ def run_command(main: Callable[[], int]) -> NoReturn:
 def agree(comm: Communicator, error: Exception | None, code: int = DATA_ERROR) -> None:
     """Raise CollectiveExit on all ranks if any gave an `error`, naming the lowest such rank. All ranks call.
 
-    For steps that one rank may fail alone, such as opening its shards, before the ranks depend on each other.
+    For steps that one rank may fail alone, such as opening its shards, before the ranks depend on each other. An
+    error that all ranks have alike is printed without a rank, and a ValueError, which is for people, without its type.
     """
-    text = None if error is None else f"{type(error).__name__}: {error}"
+    text = None
+    if error is not None:
+        text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
     failed = [(rank, each) for rank, each in enumerate(comm.all_gather_object((_host(), text))) if each[1] is not None]
     if failed:
         rank, (host, first) = failed[0]
+        if len(failed) == comm.size and all(each[1] == first for _, each in failed):
+            raise CollectiveExit(code, f"error: {first}") from error
         others = f" ({len(failed) - 1} more ranks failed)" if len(failed) > 1 else ""
         raise CollectiveExit(code, f"error: rank {rank} of {comm.size} on host {host}: {first}{others}") from error
 

@@ -17,6 +17,15 @@ def ranks_on_node(comm: Communicator, environ: Mapping[str, str] = os.environ) -
     return _place(comm, environ)[1]
 
 
+def ranks_sharing_cores(comm: Communicator) -> int:
+    """Return how many ranks of `comm` may run on the very cores that this rank may run on. All ranks call.
+
+    All of a node's ranks where the launcher binds none, 1 where it binds each to cores of its own.
+    """
+    mine = (socket.gethostname(), sorted(os.sched_getaffinity(0)))
+    return comm.all_gather_object(mine).count(mine)
+
+
 def _place(comm: Communicator, environ: Mapping[str, str]) -> tuple[int, int]:
     """Return (local rank, ranks on this node) from the first source that is sound on all ranks.
 

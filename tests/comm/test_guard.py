@@ -138,5 +138,14 @@ def test_agree_raises_on_all_ranks_alike() -> None:
         return caught.value.code, str(caught.value)
 
     ends = run_ranks(3, fn)
-    assert ends == [(2, f"error: rank 2 of 3 on host {os.uname().nodename}: ValueError: no labels")] * 3
+    assert ends == [(2, f"error: rank 2 of 3 on host {os.uname().nodename}: no labels")] * 3
     agree(SerialCommunicator(), None)
+
+
+def test_an_error_that_all_ranks_have_alike_names_no_rank() -> None:
+    def fn(comm: Communicator) -> str:
+        with pytest.raises(CollectiveExit) as caught:
+            agree(comm, ValueError("--lr is -1, but must be 0 or more"))
+        return str(caught.value)
+
+    assert run_ranks(2, fn) == ["error: --lr is -1, but must be 0 or more"] * 2

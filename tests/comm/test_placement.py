@@ -1,9 +1,12 @@
 """Local ranks by each source; under real launchers in run_checks.py."""
 
+import os
+import threading
+
 import pytest
 
 from owt_mpi.comm.base import Communicator
-from owt_mpi.comm.placement import local_rank, ranks_on_node
+from owt_mpi.comm.placement import local_rank, ranks_on_node, ranks_sharing_cores
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
 
@@ -32,6 +35,18 @@ def test_slurms_number_counts_only_if_it_is_about_this_rank() -> None:
 @pytest.mark.parametrize("numbers", [["0", "0", "0"], ["1", "2", "3"], ["0", "1", ""]])
 def test_numbers_that_do_not_count_the_ranks_of_the_node_are_ignored(numbers: list[str]) -> None:
     assert places([{"MPI_LOCALRANKID": number} for number in numbers]) == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_ranks_that_are_bound_to_cores_of_their_own_share_them_with_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_ranks(3, ranks_sharing_cores) == [3, 3, 3]
+    cores = threading.local()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores.mine)
+
+    def fn(comm: Communicator) -> int:
+        cores.mine = {0, 1} if comm.rank < 2 else {2, 3}
+        return ranks_sharing_cores(comm)
+
+    assert run_ranks(3, fn) == [2, 2, 1]
 
 
 def test_one_rank_is_the_first_of_its_node() -> None:

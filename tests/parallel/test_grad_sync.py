@@ -84,7 +84,8 @@ def test_each_bucket_leaves_as_soon_as_it_is_full_and_is_waited_for_at_the_end(m
     two_ranks.size = 2  # what the values are does not matter here
     layer = "backward of a layer"
     assert events_of_backward(two_ranks, 2 * MATRIX_BYTES, monkeypatch) == [
-        layer, layer, "start all_reduce 1", layer, layer, "start all_reduce 2", "wait all_reduce 1", "wait all_reduce 2",
+        layer, layer, "start all_reduce 1", layer, layer, "start all_reduce 2",
+        "wait all_reduce 1", "wait all_reduce 2",
     ]  # fmt: skip
     assert events_of_backward(two_ranks, 1, monkeypatch)[:4] == [
         layer,
