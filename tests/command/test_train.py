@@ -1,0 +1,121 @@
+"""`python -m owt_mpi.train` as a user runs it: what it prints, what it keeps, and that K ranks equal one."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from owt_mpi.checkpoint import read_weights
+from owt_mpi.config import load_preset
+from tests.mpi_run import REPO_ROOT, Result
+
+Run = Callable[..., Result]
+TRAIN = ["-m", "owt_mpi.train"]
+
+
+def train_alone(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command without mpirun, with `variables` in its environment."""
+    launchers = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
+    env = {name: value for name, value in os.environ.items() if name not in launchers} | variables
+    return subprocess.run(
+        [sys.executable, *TRAIN, *arguments],
+        cwd=REPO_ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def records_of(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def options(shards: Path, preset: Path, run_dir: Path) -> list[str]:
+    return ["--preset", str(preset), "--data", str(shards), "--run-dir", str(run_dir)]
+
+
+def test_two_mpi_ranks_learn_and_keep_their_run(mpirun: Run, shards: Path, preset: Path, tmp_path: Path):
+    run_dir = tmp_path / "run"
+    result = mpirun(2, [*TRAIN, *options(shards, preset, run_dir), "--epochs", "6"]).check()
+    lines = result.rank_stdout[0].splitlines()
+    assert result.rank_stdout[1] == "", "rank 0 speaks alone"
+    assert lines[0].startswith("backend: ")
+    assert "ranks: 2 ranks, trunk data parallel, head split over 2 ranks, scheme (a)" in lines
+    assert any(line.startswith("epoch 1/6 step 3/36: loss ") and "images/s" in line for line in lines)
+    assert lines[-1] == f"run kept in {run_dir}: config.toml, environment.json, metrics.jsonl, weights.h5"
+    last = [r for r in records_of(run_dir) if r["kind"] == "validation"][-1]
+    assert last["images"] == 21
+    assert last["top1"] > 0.9, "four brightnesses are easily told apart"
+    assert load_preset(str(run_dir / "config.toml")).batch.epochs == 6
+    assert json.loads((run_dir / "environment.json").read_text())["ranks"].startswith("2 ranks")
+
+
+@pytest.mark.parametrize("scheme", ["a", "dp"])
+def test_virtual_and_mpi_ranks_train_the_network_that_one_rank_does(
+    mpirun: Run, shards: Path, preset: Path, tmp_path: Path, scheme: str
+):
+    same = ["--backend", "reference", "--dtype", "float64", "--scheme", scheme]
+    assert train_alone(*options(shards, preset, tmp_path / "one"), *same).returncode == 0
+    assert train_alone(*options(shards, preset, tmp_path / "virtual"), *same, "--virtual-ranks", "4").returncode == 0
+    mpirun(2, [*TRAIN, *options(shards, preset, tmp_path / "mpi"), *same]).check()
+    expected = read_weights(tmp_path / "one" / "weights.h5")
+    assert len(expected) == 8
+    for other in ("virtual", "mpi"):
+        weights = read_weights(tmp_path / other / "weights.h5")
+        assert weights.keys() == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_allclose(weights[name], values, rtol=1e-9, atol=1e-12, err_msg=f"{other}: {name}")
+        for ours, serial in zip(records_of(tmp_path / other), records_of(tmp_path / "one"), strict=True):
+            assert (ours["kind"], ours["step"]) == (serial["kind"], serial["step"])
+            assert ours["loss"] == pytest.approx(serial["loss"], rel=1e-9)
+            assert ours["top1"] == serial["top1"]
+
+
+def test_max_steps_ends_the_run_in_mid_epoch_with_validation_and_weights(shards: Path, preset: Path, tmp_path: Path):
+    done = train_alone(*options(shards, preset, tmp_path / "run"), "--max-steps", "4")
+    assert done.returncode == 0, done.stderr
+    kinds = [(r["kind"], r["step"]) for r in records_of(tmp_path / "run")]
+    assert kinds == [("train", 3), ("train", 4), ("validation", 4)]
+    assert (tmp_path / "run" / "weights.h5").exists()
+
+
+def test_a_dry_run_prints_and_writes_the_costs_and_trains_nothing(shards: Path, preset: Path, tmp_path: Path):
+    table = tmp_path / "costs.json"
+    done = train_alone(
+        *options(shards, preset, tmp_path / "run"), "--dry-run", "--virtual-ranks", "2", "--json", str(table)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "trunk.block2.conv" in done.stdout
+    assert "received by a rank a step" in done.stdout
+    costs = json.loads(table.read_text())
+    assert costs["ranks"] == 2
+    assert costs["parameters"] == sum(layer["parameters"] for layer in costs["layers"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_lists_every_option_with_its_meaning():
+    done = train_alone("--help")
+    assert done.returncode == 0
+    for text in ("--preset", "--scheme {dp,a}", "--images-per-rank INT", "--dry-run", "Presets: alexnet-owt"):
+        assert text in done.stdout
+
+
+def test_help_under_mpirun_is_printed_once(mpirun: Run):
+    result = mpirun(2, [*TRAIN, "--help"]).check()
+    assert "usage: python -m owt_mpi.train" in result.rank_stdout[0]
+    assert result.rank_stdout[1] == ""
+
+
+def test_the_package_lists_its_commands():
+    done = subprocess.run(
+        [sys.executable, "-m", "owt_mpi"], cwd=REPO_ROOT, capture_output=True, text=True, check=True, timeout=30
+    )
+    assert "owt_mpi.train" in done.stdout
+    assert "data_prep.build_shards" in done.stdout

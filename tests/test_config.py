@@ -1,0 +1,80 @@
+"""Presets and options: read, checked, written and read back."""
+
+import pytest
+
+from owt_mpi.config import Config, DataOptions, OptimizerOptions, load_preset, preset_names, to_toml
+from owt_mpi.nn.models import find_builder
+
+GOOD = "[data]\ndata = 'x'\n"
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_shipped_preset_is_sound_and_names_a_model(name):
+    config = load_preset(name)
+    find_builder(config.model.model)
+    with pytest.raises(ValueError, match="--data is missing"):
+        config.check()
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    config = Config(
+        data=DataOptions(data='odd "name"\\here', flip=False),
+        optimizer=OptimizerOptions(lr=0.3, lr_milestones=(0.1, 0.2)),
+    )
+    file = tmp_path / "c.toml"
+    file.write_text(to_toml(config))
+    assert load_preset(str(file)) == config
+
+
+def test_the_papers_preset_holds_the_papers_figures():
+    config = load_preset("alexnet-owt")
+    optimizer = config.optimizer
+    assert (config.batch.epochs, config.batch.images_per_rank, config.model.crop) == (90, 128, 224)
+    assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (0.01, 0.9, 0.0005)
+    assert optimizer.lr_factor == pytest.approx(250 ** (-1 / 3), rel=1e-4)
+    assert optimizer.bias_lr_multiplier == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[optimiser]\nlr = 1", r"no section \[optimiser\]; there are model, data"),
+        ("lr = 1", r"no section \[lr\]"),
+        ("[optimizer]\nrate = 1", r"\[optimizer\] has no option 'rate'; it has lr"),
+        ("[optimizer]\nlr = 'fast'", r"\[optimizer\] lr is 'fast', but must be a float"),
+        ("[batch]\nepochs = 2.5", "epochs is 2.5, but must be a int"),
+        ("[batch]\nepochs = true", "epochs is True, but must be a int"),
+        ("[optimizer]\nlr_milestones = ['a']", "lr_milestones is .* but must be a tuple"),
+        ("[optimizer\n", "not valid TOML"),
+    ],
+)
+def test_a_file_that_is_not_understood_is_named(tmp_path, text, message):
+    file = tmp_path / "c.toml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_preset(str(file))
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "[parallel]\nscheme = 'z'", "--scheme is 'z'; choose one of dp, a"),
+        (GOOD + "[model]\ncrop = 0", "--crop is 0, but must be at least 1"),
+        (GOOD + "[optimizer]\nlr = inf", "--lr is inf, but must be a finite number"),
+        (GOOD + "[optimizer]\nmomentum = 1.0", "--momentum is 1.0, but must be below 1"),
+        (GOOD + "[optimizer]\nlr_milestones = [0.5, 1.5]", "are fractions between 0 and 1"),
+        (GOOD + "[parallel]\nbucket_mib = 0", "--bucket-mib is 0.0, but must be above 0"),
+        ("", "--data is missing"),
+    ],
+)
+def test_values_that_cannot_be_right_are_named(tmp_path, text, message):
+    file = tmp_path / "c.toml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_preset(str(file)).check()
+
+
+def test_an_unknown_preset_is_named_with_those_there_are():
+    with pytest.raises(ValueError, match="no preset 'nope'; choose one of alexnet-owt, cifar-quick, demo"):
+        load_preset("nope")

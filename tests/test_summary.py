@@ -1,0 +1,58 @@
+"""The forecast of costs: the paper's figures, and shapes alone."""
+
+from math import prod
+
+import numpy as np
+import pytest
+
+from owt_mpi.comm.threads import run_ranks
+from owt_mpi.nn.model import InputSpec
+from owt_mpi.nn.models import MODELS
+from owt_mpi.parallel.layout import make_layout
+from owt_mpi.summary import Summary, print_summary, summarise
+
+
+def summary_of(scheme: str, num_ranks: int, model: str = "alexnet-owt", n: int = 128) -> Summary:
+    def fn(comm):
+        spec = InputSpec(224, 3, 1000)
+        return summarise(MODELS[model](spec), make_layout(comm, scheme), n, np.dtype(np.float32))
+
+    return run_ranks(num_ranks, fn)[0]
+
+
+# bytes a rank receives in a step, n = 128, float32, ring collectives, in MB
+@pytest.mark.parametrize(
+    ("num_ranks", "dp", "hybrid"), [(1, 0.0, 0.0), (2, 244.4, 27.7), (4, 366.6, 68.3), (8, 427.7, 142.1)]
+)
+def test_received_bytes_are_those_of_the_closed_form(num_ranks, dp, hybrid):
+    for scheme, expected in (("dp", dp), ("a", hybrid)):
+        received = sum(summary_of(scheme, num_ranks).received_bytes.values()) / 1e6
+        assert received == pytest.approx(expected, abs=0.06), scheme
+
+
+def test_convolutions_do_92_percent_of_the_work():
+    layers = summary_of("a", 1).layers
+    trunk = sum(layer.multiply_adds for layer in layers if layer.name.startswith("trunk"))
+    assert trunk / sum(layer.multiply_adds for layer in layers) == pytest.approx(0.918, abs=0.001)
+
+
+def test_a_rank_holds_its_share_of_the_head_and_all_of_the_trunk():
+    whole, shared = summary_of("a", 1), summary_of("a", 4)
+    for alone, part in zip(whole.layers, shared.layers, strict=True):
+        share = 4 if part.name.startswith("head") else 1
+        assert part.parameters_held * share == part.parameters == alone.parameters
+    assert shared.parameters == 61_100_840
+    assert shared.memory_bytes["weights"] == 4 * (2_469_696 + (61_100_840 - 2_469_696) // 4)
+
+
+def test_the_costs_of_a_layer_are_those_of_its_formula():
+    layers = {layer.name: layer for layer in summary_of("a", 1, "vgg11", n=2).layers}
+    assert layers["trunk.conv1_1"].multiply_adds == 2 * 224 * 224 * 64 * 27
+    assert layers["trunk.conv1_1"].output_bytes == 4 * prod(layers["trunk.conv1_1"].output_shape)
+
+
+def test_the_printed_table_shows_whole_numbers(capsys):
+    print_summary(summary_of("a", 2))
+    printed = capsys.readouterr().out
+    assert "8,995,430,400" in printed
+    assert "61,100,840 parameters; 2 ranks, scheme a, 128 images a rank and step" in printed
