@@ -114,6 +114,8 @@ class RunOptions:
     """Folder for configuration, metrics and weights; default: runs/PRESET-DATE-TIME."""
     log_every: int = 20
     """Steps between lines of progress and entries in metrics.jsonl."""
+    progress: Literal["auto", "bar", "lines"] = "auto"
+    """Show a bar that moves besides the lines; auto: where the output is a terminal that no mpirun is in front of."""
     dry_run: bool = False
     """Print layers, parameters, memory a rank and bytes a step, and stop before training."""
     json: str = ""

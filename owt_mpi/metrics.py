@@ -1,6 +1,7 @@
 """What a run tells: metrics.jsonl for programs, lines or a progress bar for people. On rank 0; elsewhere, nothing."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -8,6 +9,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from owt_mpi.comm.launcher import launcher_rank
 
 
 def duration(seconds: float) -> str:
@@ -23,16 +26,17 @@ def duration(seconds: float) -> str:
 class Reporter:
     """Prints progress and appends records to `metrics_file`; silent without `active`.
 
-    On a terminal it keeps a progress bar below the lines; elsewhere it prints lines alone.
+    Prints lines, and keeps a progress bar below them if `progress` is "bar", or "auto" on a terminal. Under mpirun
+    "auto" means lines: MPICH gives ranks a pipe, and Open MPI a terminal of its own even if its output is a file.
     """
 
-    def __init__(self, active: bool, metrics_file: Path | None, num_steps: int) -> None:
-        self._active = active
-        self._console = Console(highlight=False, soft_wrap=True, quiet=not active)
+    def __init__(self, active: bool, metrics_file: Path | None, num_steps: int, progress: str = "auto") -> None:
+        with_bar = progress == "bar" or (progress == "auto" and sys.stdout.isatty() and launcher_rank() is None)
+        self._console = Console(highlight=False, soft_wrap=True, quiet=not active, force_terminal=with_bar)
         self._file = metrics_file.open("a", encoding="utf-8") if active and metrics_file is not None else None
         self._num_steps, self._started = num_steps, time.perf_counter()
         self._progress: Progress | None = None
-        if active and self._console.is_terminal:
+        if active and with_bar:
             columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
             self._progress = Progress(*columns, console=self._console, transient=True)
             self._task = self._progress.add_task("train", total=num_steps)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
         return
     run_dir = _make_run_dir(config, world)
     num_steps = _num_steps(config, data)
-    with Reporter(world.rank == 0, run_dir / "metrics.jsonl", num_steps) as reporter:
+    with Reporter(world.rank == 0, run_dir / "metrics.jsonl", num_steps, config.run.progress) as reporter:
         facts = {
             "backend": reason,
             "threads": f"{num_threads} a rank",
@@ -234,7 +234,8 @@ def _make_run_dir(config: Config, world: Communicator) -> Path:
 
 
 def _write_description(run_dir: Path, config: Config, facts: dict[str, str]) -> None:
-    (run_dir / "config.toml").write_text(to_toml(config), encoding="utf-8")
+    again = replace(config, run=replace(config.run, run_dir=""))  # the file is a preset for another run
+    (run_dir / "config.toml").write_text(to_toml(again), encoding="utf-8")
     environment: dict[str, Any] = {
         "owt_mpi": __version__,
         "command": sys.argv,
