@@ -7,6 +7,7 @@ summed as uint8. From `start_x(array)` until `wait()` returns, the caller does n
 every buffer alive that the transport may still touch. Blocking is `.wait()` at once.
 """
 
+from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -70,6 +71,17 @@ class Communicator(Protocol):
         """Rank r gets block r (of `size` equal ones along `axis`) of the sum over ranks. Adjoint: all_gather."""
         ...
 
+    def start_all_gather_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
+        """Every rank gets the ranks' rows (along axis 0) in rank order; rank r gives num_rows[r] of them, or none.
+
+        Adjoint: reduce_scatter_rows with the same `num_rows`.
+        """
+        ...
+
+    def start_reduce_scatter_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
+        """Rank r gets num_rows[r] rows (along axis 0) of the sum over ranks, after those of the ranks before it."""
+        ...
+
     def start_broadcast(self, x: Array, root: int) -> Pending[Array]:
         """Every rank gets root's x. Off the root, x gives shape and dtype and is left alone. Adjoint: reduce."""
         ...
@@ -131,6 +143,16 @@ def check_axis(x: Array, axis: int, name: str = "axis") -> int:
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"{name} {axis} is not an axis of shape {tuple(x.shape)}; give one in 0..{x.ndim - 1}")
     return axis % int(x.ndim)
+
+
+def check_rows(x: Array, num_rows: Sequence[int], size: int, expected: int) -> None:
+    """Raise ValueError unless `num_rows` has a number for each of `size` ranks and x has `expected` rows."""
+    if len(num_rows) != size or min(num_rows) < 0:
+        raise ValueError(
+            f"num_rows is {list(num_rows)}, but needs a number of rows, 0 or more, for each of {size} ranks"
+        )
+    if x.ndim < 1 or x.shape[0] != expected:
+        raise ValueError(f"x of shape {tuple(x.shape)} should have {expected} rows, by num_rows {list(num_rows)}")
 
 
 def check_root(root: int, size: int) -> None:

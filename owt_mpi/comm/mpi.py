@@ -7,6 +7,7 @@ abort(), which guard.run_command sees to; otherwise its launcher takes its end f
 
 import contextlib
 import os
+from collections.abc import Sequence
 from typing import Any, NoReturn, cast
 
 import mpi4py
@@ -25,6 +26,7 @@ from owt_mpi.comm.base import (  # noqa: E402
     check_axis,
     check_out,
     check_root,
+    check_rows,
     summand,
 )
 from owt_mpi.comm.comm_thread import CommThread, Scratch, Task, is_leading, joined_shape, write_blocks  # noqa: E402
@@ -97,6 +99,31 @@ class MpiCommunicator:
         def call() -> Array:
             result = np.empty(block_shape, summand(x).dtype)
             self._comm.Reduce_scatter_block(self._packed(summand(x), axis), result)
+            return result
+
+        return self._thread.submit(call)
+
+    def start_all_gather_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
+        """Join the rows of MPI_Allgatherv."""
+        _check(x)
+        check_rows(x, num_rows, self.size, num_rows[self.rank])
+
+        def call() -> Array:
+            result = np.empty((sum(num_rows), *x.shape[1:]), x.dtype)
+            self._comm.Allgatherv(x, (result, _counts(x, num_rows)))
+            return result
+
+        return self._thread.submit(call)
+
+    def start_reduce_scatter_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
+        """Sum by MPI_Reduce_scatter."""
+        _check(x)
+        check_rows(x, num_rows, self.size, sum(num_rows))
+
+        def call() -> Array:
+            terms = summand(x)
+            result = np.empty((num_rows[self.rank], *x.shape[1:]), terms.dtype)
+            self._comm.Reduce_scatter(terms, result, recvcounts=_counts(x, num_rows))
             return result
 
         return self._thread.submit(call)
@@ -243,6 +270,12 @@ def abort(code: int) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     MPI.COMM_WORLD.Abort(code)
     os._exit(code)
+
+
+def _counts(x: Array, num_rows: Sequence[int]) -> list[int]:
+    """Return the number of elements in that many rows of x, for each rank."""
+    row = int(np.prod(x.shape[1:], dtype=np.int64))
+    return [row * rows for rows in num_rows]
 
 
 def _check(x: Array, num_copies: int = 1) -> None:

@@ -1,6 +1,7 @@
 """The communicator of one rank: every collective is a copy."""
 
 import pickle
+from collections.abc import Sequence
 from typing import cast
 
 from owt_mpi.comm.base import (
@@ -12,6 +13,7 @@ from owt_mpi.comm.base import (
     check_axis,
     check_out,
     check_root,
+    check_rows,
     summand,
 )
 
@@ -56,6 +58,18 @@ class SerialCommunicator:
         """Copy x."""
         check_array(x)
         check_axis(x, axis)
+        return Done(summand(x).copy())
+
+    def start_all_gather_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
+        """Copy x."""
+        check_array(x)
+        check_rows(x, num_rows, self.size, num_rows[0])
+        return Done(x.copy())
+
+    def start_reduce_scatter_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
+        """Copy x."""
+        check_array(x)
+        check_rows(x, num_rows, self.size, num_rows[0])
         return Done(summand(x).copy())
 
     def start_broadcast(self, x: Array, root: int) -> Pending[Array]:

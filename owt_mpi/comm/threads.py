@@ -21,6 +21,7 @@ from owt_mpi.comm.base import (
     check_axis,
     check_out,
     check_root,
+    check_rows,
     summand,
 )
 from owt_mpi.comm.meetings import Meetings
@@ -98,6 +99,23 @@ class ThreadCommunicator:
         block_of(x, axis, self.rank, self.size)
         call = f"reduce_scatter{_describe(x, axis=axis)}"
         return self._start(call, x.copy(), lambda xs: _sum([self._own_block(x, axis) for x in xs]))
+
+    def start_all_gather_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
+        """Post a snapshot of x."""
+        check_array(x)
+        check_rows(x, num_rows, self.size, num_rows[self.rank])
+        row = x[:1].shape[1:]
+        call = f"all_gather_rows({x.dtype}, {row}, num_rows={list(num_rows)})"
+        return self._start(call, x.copy(), np.concatenate)
+
+    def start_reduce_scatter_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
+        """Post a snapshot of x."""
+        check_array(x)
+        check_rows(x, num_rows, self.size, sum(num_rows))
+        first = sum(num_rows[: self.rank])
+        own = slice(first, first + num_rows[self.rank])
+        call = f"reduce_scatter_rows{_describe(x)[:-1]}, num_rows={list(num_rows)})"
+        return self._start(call, x.copy(), lambda xs: _sum([x[own] for x in xs]))
 
     def start_broadcast(self, x: Array, root: int) -> Pending[Array]:
         """Post a snapshot of x on the root."""

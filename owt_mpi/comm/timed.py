@@ -1,6 +1,7 @@
 """A communicator that adds up how long its rank stood waiting for collectives."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -51,6 +52,12 @@ class TimedCommunicator:
 
     def start_reduce_scatter(self, x: Array, axis: int = 0) -> Pending[Array]:
         return self._timed(self._inner.start_reduce_scatter(x, axis))
+
+    def start_all_gather_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
+        return self._timed(self._inner.start_all_gather_rows(x, num_rows))
+
+    def start_reduce_scatter_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
+        return self._timed(self._inner.start_reduce_scatter_rows(x, num_rows))
 
     def start_broadcast(self, x: Array, root: int) -> Pending[Array]:
         return self._timed(self._inner.start_broadcast(x, root))

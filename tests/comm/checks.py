@@ -74,6 +74,30 @@ def check_reduce_scatter_gives_the_own_block_of_the_sum(comm: Communicator) -> N
             assert_same(x, values(shape, comm.rank, dtype))
 
 
+def rows_of_ranks(size: int) -> list[list[int]]:
+    """Return some ways to spread rows over ranks: unequal, from one rank alone, from none of the first."""
+    return [[2 * r + 1 for r in range(size)], [0] * (size - 1) + [3], [4] + [0] * (size - 1), [2] * size]
+
+
+def check_all_gather_rows_joins_unequal_parts(comm: Communicator) -> None:
+    for num_rows in rows_of_ranks(comm.size):
+        for dtype in DTYPES:
+            x = values((num_rows[comm.rank], 3, 2), comm.rank, dtype)
+            y = comm.start_all_gather_rows(x, num_rows).wait()
+            assert_same(y, np.concatenate([values((n, 3, 2), rank, dtype) for rank, n in enumerate(num_rows)]))
+            assert not np.shares_memory(y, x)
+
+
+def check_reduce_scatter_rows_gives_the_own_rows_of_the_sum(comm: Communicator) -> None:
+    for num_rows in rows_of_ranks(comm.size):
+        for dtype in DTYPES:
+            shape = (sum(num_rows), 3, 2)
+            y = comm.start_reduce_scatter_rows(values(shape, comm.rank, dtype), num_rows).wait()
+            total = sum(all_values(comm, shape, dtype)[1:], values(shape, 0, dtype))
+            first = sum(num_rows[: comm.rank])
+            assert_same(y, total[first : first + num_rows[comm.rank]])
+
+
 def check_broadcast_gives_the_roots_array_and_leaves_the_others_alone(comm: Communicator) -> None:
     for root in range(comm.size):
         for dtype in (*DTYPES, np.bool_):
@@ -183,6 +207,9 @@ def check_bad_arguments_are_refused_before_anything_is_sent(comm: Communicator) 
         (lambda: comm.start_all_reduce(x, np.empty((2, 2), np.float32)), "out is float32"),
         (lambda: comm.start_all_gather(x, 2), "axis 2 is not an axis"),
         (lambda: comm.start_all_to_all(x, 0, -3), "concat_axis -3"),
+        (lambda: comm.start_all_gather_rows(x, [comm.size] * (comm.size + 1)), "num_rows is"),
+        (lambda: comm.start_all_gather_rows(x, [comm.size + 1] * comm.size), "should have"),
+        (lambda: comm.start_reduce_scatter_rows(x, [2] * comm.size), "should have"),
         (lambda: comm.start_broadcast(x, comm.size), "is not a rank"),
         (lambda: comm.start_reduce(x, -1), "root -1"),
     ]:
@@ -217,6 +244,21 @@ def check_adjoint_of_all_gather_is_reduce_scatter(comm: Communicator) -> None:
 
         def reduce_scatter(comm: Communicator, x: Array, axis: int = axis) -> Array:
             return comm.start_reduce_scatter(x, axis).wait()
+
+        assert_adjoint(comm, gather, reduce_scatter, x, y)
+        assert_adjoint(comm, reduce_scatter, gather, y, x)
+
+
+def check_adjoint_of_all_gather_rows_is_reduce_scatter_rows(comm: Communicator) -> None:
+    for num_rows in rows_of_ranks(comm.size):
+        x = values((num_rows[comm.rank], 3), comm.rank, np.float64)
+        y = values((sum(num_rows), 3), comm.rank, np.float64, salt=1)
+
+        def gather(comm: Communicator, x: Array, num_rows: list[int] = num_rows) -> Array:
+            return comm.start_all_gather_rows(x, num_rows).wait()
+
+        def reduce_scatter(comm: Communicator, x: Array, num_rows: list[int] = num_rows) -> Array:
+            return comm.start_reduce_scatter_rows(x, num_rows).wait()
 
         assert_adjoint(comm, gather, reduce_scatter, x, y)
         assert_adjoint(comm, reduce_scatter, gather, y, x)
