@@ -10,6 +10,10 @@ owt_environment cpu,mpich,test
 step() { echo "== $1" && shift && "$@"; }
 step lint ruff check --quiet
 step format ruff format --check --quiet
-step types mypy
+if python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    step types mypy
+else
+    echo "== types: left out, the NumPy for this Python has no usable type stubs (checked from Python 3.11 on)"
+fi
 step "import contracts" lint-imports --no-logo --no-cache
 step tests python -m pytest "$@"
