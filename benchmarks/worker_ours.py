@@ -13,7 +13,7 @@ from owt_mpi.config import Config, ParallelOptions
 from owt_mpi.data.loader import Batch
 from owt_mpi.nn.model import InputSpec
 from owt_mpi.nn.models import find_builder
-from owt_mpi.parallel.layout import make_layout
+from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.trainer import Trainer
 
 CROP, CHANNELS, NUM_CLASSES = 224, 3, 1000
@@ -31,7 +31,7 @@ def main() -> int:
     backend, reason = select_backend("onednn", np.float32)
     backend.set_num_threads(args.threads)
     model = find_builder(args.model)(InputSpec(CROP, CHANNELS, NUM_CLASSES))
-    layout = make_layout(comm, config.parallel.scheme)
+    layout = make_layout(comm, Plan(comm.size))
     trainer = Trainer(config, model, layout, backend, args.batch * comm.size)
     batch = _random_batch(args.batch, comm.rank)
     steps = itertools.count()

@@ -125,7 +125,10 @@ class Op:
         shape = self.out_shape(*(x.shape for x in inputs))
         self.needs_grad = tuple(x.requires_grad and _mode.recording for x in inputs)
         dtype = inputs[0].dtype
-        if any(x.data is None for x in inputs):
+        without_data = [x for x in inputs if x.data is None]
+        if without_data:
+            if any(x.data is not None and not isinstance(x, Parameter) for x in inputs):
+                raise ValueError(f"{self.name}: an input has no values; is its layer an attribute of a module?")
             out = Tensor(None, None, shape, dtype, any(self.needs_grad))
         else:
             backend = inputs[0].backend
@@ -197,9 +200,10 @@ def backward(output: Tensor, grad: Array) -> None:
         op, y.creator = y.creator, None
         if op is None:
             continue
-        for x, gx in zip(op.inputs, op.backward(grads.pop(id(y))), strict=True):
-            if gx is None:
+        for x, gx, needed in zip(op.inputs, op.backward(grads.pop(id(y))), op.needs_grad, strict=True):
+            if not needed:
                 continue
+            assert gx is not None, f"{op.name}.backward gave no gradient for an input that needs one"
             uses[id(x)] -= 1
             if x.creator is not None:
                 grads[id(x)] = gx if id(x) not in grads else grads[id(x)] + gx

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from math import isfinite
@@ -50,9 +50,9 @@ class BatchOptions:
     """The batch and the length of the training."""
 
     images_per_rank: int = 128
-    """Images a rank trains on in a step (n): the batch grows with the number of ranks."""
+    """Images a rank trains on in a step (n): the batch grows with the ranks. 0 where global-batch is given."""
     global_batch: int = 0
-    """Images of all ranks together in a step; if given, each rank takes its share and images-per-rank is not used."""
+    """Images of all ranks together in a step, each rank takes its share; 0 where images-per-rank is given."""
     epochs: int = 90
     """Passes over the training images."""
     max_steps: int = 0
@@ -87,9 +87,17 @@ class OptimizerOptions:
 class ParallelOptions:
     """Ranks and devices."""
 
-    scheme: Literal["dp", "a"] = "a"
-    """How the head is spread over ranks: "a" = its units are split and every rank gets all activations in one pass
-    (the paper's scheme a); "dp" = not at all, data parallelism in every layer."""
+    scheme: Literal["auto", "dp", "a", "b", "c", "d"] = "auto"
+    """How the head is spread over ranks. a, b, c: its units are split, and the examples reach its ranks all at once
+    (a), from one rank a pass (b), from every rank in every pass (c); d: its inputs are split instead, as in (c) with
+    fewer bytes; dp: not spread at all, data parallelism in every layer; auto: c."""
+    senders: int = 0
+    """For schemes b and c: how many ranks send in a pass, between 1 (b) and all (c); 0: as the scheme says."""
+    head_group_size: int = 0
+    """Split the head over groups of that many ranks, each group with a copy; 0: over all ranks."""
+    head_update: str = "per-iteration"
+    """When the head learns: per-iteration, per-pass (the paper's variable batch size) or every-N-passes; epochs may
+    differ: per-pass,31:per-iteration."""
     virtual_ranks: int = 0
     """Train as that many ranks would, as threads of this one process; 0: ranks are MPI's."""
     bucket_mib: float = 4.0
@@ -140,7 +148,7 @@ class Config:
             "prefetch": (self.data.prefetch, 1),
             "synthetic-images": (self.data.synthetic_images, 1),
             "synthetic-classes": (self.data.synthetic_classes, 2),
-            "images-per-rank": (self.batch.images_per_rank, 1),
+            "images-per-rank": (self.batch.images_per_rank, 0),
             "global-batch": (self.batch.global_batch, 0),
             "epochs": (self.batch.epochs, 1),
             "max-steps": (self.batch.max_steps, 0),
@@ -168,11 +176,21 @@ class Config:
             raise ValueError(f"--momentum is {optimizer.momentum}, but must be below 1, or updates grow without end")
         if any(not 0 < milestone < 1 for milestone in optimizer.lr_milestones):
             raise ValueError(f"--lr-milestones are {optimizer.lr_milestones}, but are fractions between 0 and 1")
-        if self.parallel.bucket_mib <= 0:
-            raise ValueError(f"--bucket-mib is {self.parallel.bucket_mib}, but must be above 0")
+        if not (isfinite(self.parallel.bucket_mib) and self.parallel.bucket_mib > 0):
+            raise ValueError(f"--bucket-mib is {self.parallel.bucket_mib}, but must be a finite number above 0")
+        if bool(self.batch.images_per_rank) == bool(self.batch.global_batch):
+            raise ValueError(
+                f"--images-per-rank is {self.batch.images_per_rank} and --global-batch {self.batch.global_batch}; "
+                "give one of the two"
+            )
+        if self.run.json and not self.run.dry_run:
+            raise ValueError(f"--json {self.run.json} goes with --dry-run; a run's figures are in its metrics.jsonl")
+        if self.run.json and not Path(self.run.json).resolve().parent.is_dir():
+            raise ValueError(f"--json {self.run.json}: there is no folder {Path(self.run.json).resolve().parent}")
         if not self.data.data:
             raise ValueError(
-                "--data is missing: give a folder of shards (python -m data_prep.build_shards), or synthetic"
+                "--data is missing: give a folder of shards (python -m data_prep.build_shards), or synthetic; --help "
+                "has examples"
             )
 
 
@@ -210,11 +228,24 @@ def load_preset(name: str) -> Config:
     return _from_table(table, name)
 
 
+def with_one_batch(batch: BatchOptions, given: Container[str]) -> BatchOptions:
+    """Return `batch` without the one of images_per_rank and global_batch that gives way to the other, now `given`."""
+    if "global_batch" in given and "images_per_rank" not in given:
+        return replace(batch, images_per_rank=0)
+    if "images_per_rank" in given and "global_batch" not in given:
+        return replace(batch, global_batch=0)
+    return batch
+
+
 def to_toml(config: Config) -> str:
     """Return the configuration as TOML that `load_preset` reads back."""
     lines: list[str] = []
     for section, options in asdict(config).items():
-        lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in options.items()), ""]
+        lines += [
+            f"[{section}]",
+            *(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in options.items()),
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -225,6 +256,8 @@ def _from_table(table: Mapping[str, Any], source: str) -> Config:
     for section, values in table.items():
         if section not in sections or not isinstance(values, dict):
             raise ValueError(f"--preset {source}: there is no section [{section}]; there are {', '.join(sections)}")
+        if section == "batch":
+            sections[section] = with_one_batch(sections[section], values)
         sections[section] = replace(
             sections[section],
             **{

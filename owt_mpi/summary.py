@@ -14,7 +14,7 @@ from owt_mpi.autograd import Op, Parameter, Tensor, symbolic
 from owt_mpi.backends.base import Shape
 from owt_mpi.nn.model import Model
 from owt_mpi.nn.module import Module, Sequential, symbolic_context
-from owt_mpi.parallel.collective_ops import AllGatherOp
+from owt_mpi.parallel.collective_ops import AllGatherOp, ReduceScatterOp
 from owt_mpi.parallel.layout import Layout
 from owt_mpi.parallel.sharded import shard_head
 
@@ -51,16 +51,18 @@ def summarise(model: Model, layout: Layout, images_per_rank: int, dtype: np.dtyp
     images = symbolic((images_per_rank, spec.crop, spec.crop, spec.channels))
     trunk_layers, acts, trunk_ops = _trace(model.trunk, images, dtype.itemsize)
     rows = len(layout.scheme.group_rows(size, images_per_rank, 0))
-    boundary = symbolic((rows, acts.shape[1]))
-    head = shard_head(model.head, layout.head)
+    splits_inputs = layout.scheme.splits_inputs
+    boundary = symbolic((rows, acts.shape[1] // size if splits_inputs else acts.shape[1]))
+    head = shard_head(model.head, layout.head, model.num_features, splits_inputs)
     head_layers, _, head_ops = _trace(head, boundary, dtype.itemsize)
 
     num_passes = layout.scheme.num_passes(size)
-    acts_bytes = prod(acts.shape) * dtype.itemsize
+    # of what a collective hands a rank, its own 1/K is there already; forward and backward move as much
+    received = 2 * num_passes * (size - 1) * dtype.itemsize
     trunk_bytes, head_bytes = (
         sum(prod(p.shape) for p in part.parameters()) * dtype.itemsize for part in (model.trunk, head)
     )
-    gathered = sum(prod(op.inputs[0].shape) for op in head_ops if isinstance(op, AllGatherOp)) * dtype.itemsize
+    crossing = sum(prod(_gathered_shape(op)) for op in head_ops if isinstance(op, AllGatherOp | ReduceScatterOp))
     kept = [images.shape, boundary.shape, *(_output_shape(op) for op in (*trunk_ops, *head_ops))]
     return Summary(
         model=model.name,
@@ -76,8 +78,8 @@ def summarise(model: Model, layout: Layout, images_per_rank: int, dtype: np.dtyp
             "activations": sum(prod(shape) for shape in kept) * dtype.itemsize,
         },
         received_bytes={
-            "activations to the head and their gradients": 2 * (size - 1) * acts_bytes,
-            "activations within the head and their gradients": 2 * (size - 1) * num_passes * gathered,
+            "activations to the head and their gradients": received * prod(boundary.shape) // size,
+            "activations within the head and their gradients": received * crossing // size,
             "gradients of the trunk": _all_reduce_bytes(trunk_bytes, layout.trunk.size),
             "gradients of the head": _all_reduce_bytes(head_bytes, layout.replicas.size),
         },
@@ -153,6 +155,11 @@ def _new_ops(y: Tensor, seen: set[int]) -> Iterator[Op]:
 
 def _output_shape(op: Op) -> Shape:
     return op.out_shape(*(x.shape for x in op.inputs))
+
+
+def _gathered_shape(op: AllGatherOp | ReduceScatterOp) -> Shape:
+    """Return the larger of the shapes before and after the collective, the one over all ranks."""
+    return _output_shape(op) if isinstance(op, AllGatherOp) else op.inputs[0].shape
 
 
 def _all_reduce_bytes(size_bytes: int, num_ranks: int) -> int:

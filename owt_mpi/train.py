@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from dataclasses import replace
 
 import tyro
 
@@ -10,8 +11,9 @@ from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.guard import USAGE_ERROR, CollectiveExit, run_command
 from owt_mpi.comm.launcher import launcher_rank
 from owt_mpi.comm.placement import ranks_sharing_cores
+from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
-from owt_mpi.config import Config, load_preset, preset_names
+from owt_mpi.config import Config, load_preset, preset_names, with_one_batch
 from owt_mpi.training_run import run_training
 
 DESCRIPTION = """Train a convolutional network on many ranks: data parallelism in its convolutional trunk, model
@@ -35,6 +37,8 @@ def main() -> int:
     from owt_mpi.comm.mpi import world  # MPI starts here, not where --help or virtual ranks are all that is asked
 
     comm: Communicator = world()
+    if comm.size == 1:
+        comm = SerialCommunicator()
     run_training(config, comm, ranks_sharing_cores(comm))
     return 0
 
@@ -44,6 +48,8 @@ def parse(arguments: list[str]) -> Config:
     try:
         preset = _preset_of(arguments)
         default = load_preset(preset) if preset else Config()
+        given = {argument.split("=")[0].removeprefix("--").replace("-", "_") for argument in arguments}
+        default = replace(default, batch=with_one_batch(default.batch, given))
         with contextlib.ExitStack() as stack:
             if launcher_rank():  # rank 0 speaks for all
                 silence = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))

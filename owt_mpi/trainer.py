@@ -14,6 +14,7 @@ from owt_mpi.nn.model import Model
 from owt_mpi.nn.module import Context
 from owt_mpi.optim import MomentumSGD, lr_for_batch
 from owt_mpi.parallel.grad_sync import GradSync
+from owt_mpi.parallel.head_update import HeadUpdate, gradient_scales
 from owt_mpi.parallel.layout import Layout
 from owt_mpi.parallel.schedule import HeadStep, run_passes
 from owt_mpi.parallel.sharded import classes_above_label, shard_head, sharded_loss
@@ -65,7 +66,8 @@ class Trainer:
     def __init__(self, config: Config, model: Model, layout: Layout, backend: Backend, global_batch: int) -> None:
         self.model, self.layout, self.backend = model, layout, backend
         self.seed, self.dtype, self.global_batch = config.run.seed, np.dtype(config.parallel.dtype), global_batch
-        self.trunk, self.head = model.trunk, shard_head(model.head, layout.head)
+        self.trunk = model.trunk
+        self.head = shard_head(model.head, layout.head, model.num_features, layout.scheme.splits_inputs)
         trunk, head = self.trunk.parameters(), self.head.parameters()
         initialise(trunk + head, backend, self.seed, self.dtype)
         bucket_bytes = int(config.parallel.bucket_mib * 2**20)
@@ -76,25 +78,44 @@ class Trainer:
         self.trunk_sgd = MomentumSGD(trunk, backend, *settings)
         self.head_sgd = MomentumSGD(head, backend, *settings)
         self.trunk_lr = lr_for_batch(options.lr, options.lr_base_batch, global_batch, options.trunk_lr_rule)
-        self.head_lr = lr_for_batch(options.lr, options.lr_base_batch, global_batch, options.head_lr_rule)
+        self.optimizer = options
+        self.num_passes = layout.scheme.num_passes(layout.boundary.size)
+        self.set_head_update(HeadUpdate())
+
+    def set_head_update(self, update: HeadUpdate) -> None:
+        """Update the head as often as `update` says from now on. ValueError if the passes do not come out even."""
+        self.period = update.period(self.num_passes)
+        self.scales = gradient_scales(self.global_batch, self.num_passes, self.period)
+        options = self.optimizer
+        self.head_lr = lr_for_batch(options.lr, options.lr_base_batch, self.scales.head_batch, options.head_lr_rule)
 
     def train_step(self, batch: Batch, step: int, lr_factor: float = 1.0) -> Score:
-        """Change the parameters by one batch and return its score over all ranks. NonFiniteLoss leaves them alone."""
+        """Change the parameters by one batch and return its score over all ranks.
+
+        NonFiniteLoss leaves the trunk alone, and the head too where it is updated once an iteration.
+        """
         ctx = Context(True, batch.rows, self.seed, step)
         tally = np.zeros(4)
 
         def head_step(x: Array, labels: np.ndarray, rows: np.ndarray, p: int) -> Array:
             inputs = tensor(x, self.backend, requires_grad=True)
             loss = self._head_loss(inputs, labels, rows, ctx, tally)
-            with self.head_sync:
-                backward(loss, self.backend.xp.full((), 1.0 / self.global_batch, self.dtype))
-            return inputs.grad
+            backward(loss, self.backend.xp.full((), self.scales.head, self.dtype))
+            if (p + 1) % self.period == 0 and p + 1 < self.num_passes:  # the last update comes with the trunk's
+                self.head_sync.start_all()
+                self.head_sync.wait()
+                self.head_sgd.step(self.head_lr * lr_factor)
+            return inputs.grad * self.dtype.type(self.scales.boundary)
 
         acts = self._trunk_forward(batch, ctx)  # data parallel: this rank's images
         grad_acts = self._run_passes(acts, batch.labels, head_step)  # model parallel: the group's examples
-        total = self.layout.world.start_all_reduce(tally)  # crosses under the trunk's backward
-        with self.trunk_sync:  # buckets of gradients leave as they fill
-            backward(acts, grad_acts)
+        total = self.layout.world.start_all_reduce(tally)  # these two cross under the trunk's backward
+        self.head_sync.start_all()
+        if acts.requires_grad:  # not where the trunk has no parameters
+            with self.trunk_sync:  # buckets of gradients leave as they fill
+                backward(acts, grad_acts)
+        self.trunk_sync.wait()
+        self.head_sync.wait()
         score = _score(total.wait())
         if not isfinite(score.loss_sum):
             raise NonFiniteLoss(self._explain_non_finite(batch, step, score.loss))
@@ -121,8 +142,8 @@ class Trainer:
         self, inputs: Tensor, labels: np.ndarray, rows: np.ndarray, ctx: Context, tally: np.ndarray
     ) -> Tensor:
         """Return this rank's part of the summed loss of one pass, and add the pass to the tally."""
-        rows = rows + self.layout.group_index * (self.global_batch // self.layout.replicas.size)
-        logits = self.head(inputs, replace(ctx, rows=rows))
+        batch_rows = self.layout.batch_rows(rows, self.global_batch // self.layout.world.size)
+        logits = self.head(inputs, replace(ctx, rows=batch_rows))
         loss = sharded_loss(self.model.loss, logits, labels, self.layout.head)
         above = classes_above_label(self.backend.to_host(logits.data), labels, self.layout.head)
         counted = labels >= 0
@@ -145,16 +166,21 @@ class Trainer:
     def _explain_non_finite(self, batch: Batch, step: int, loss: float) -> str:
         """Return where the first value that is no number appears: the forward pass again, watched. All ranks call."""
         bad = [p.name for p in self.trunk.parameters() + self.head.parameters() if not self._finite(p.data)]
-        place = f"parameter {bad[0]}" if bad else ""
+        places = (
+            [(-1, f"parameter {bad[0]}")] if bad else []
+        )  # with the number of outputs before, in every rank's order
+        num_outputs = 0
 
         def watch(name: str, output: Tensor) -> None:
-            nonlocal place
-            if not place and not self._finite(output.data):
-                place = f"the output of {name}"
+            nonlocal num_outputs
+            if not self._finite(output.data):
+                places.append((num_outputs, f"the output of {name}"))
+            num_outputs += 1
 
         self._forward_only(batch, batch.labels, Context(True, batch.rows, self.seed, step, watch))
-        found = [(rank, where) for rank, where in enumerate(self.layout.world.all_gather_object(place)) if where]
-        first = f"{found[0][1]} on rank {found[0][0]}" if found else "the loss itself"
+        everyone = enumerate(self.layout.world.all_gather_object(places[:1]))
+        found = min(((place, rank) for rank, first in everyone for place in first), default=None)
+        first = f"{found[0][1]} on rank {found[1]}" if found else "the loss itself"
         return (
             f"the loss is {loss} at step {step}; the first value that is no finite number is in {first}; "
             "lower --lr, or look at the data"

@@ -1,7 +1,10 @@
 """A training run from configuration to weights: set up, epochs, validation, what is kept."""
 
+import contextlib
+import itertools
 import json
 import platform
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +22,7 @@ from owt_mpi.checkpoint import save_weights
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.guard import DATA_ERROR, USAGE_ERROR, CollectiveExit, agree
 from owt_mpi.comm.timed import TimedCommunicator, WaitClock
-from owt_mpi.config import Config, to_toml
+from owt_mpi.config import Config, preset_names, to_toml
 from owt_mpi.data.loader import Loader
 from owt_mpi.data.readers import Reader, SyntheticReader
 from owt_mpi.data.sampler import BatchPlan, TrainPlan, ValidationPlan
@@ -28,7 +31,8 @@ from owt_mpi.metrics import Reporter
 from owt_mpi.nn.model import InputSpec
 from owt_mpi.nn.models import find_builder
 from owt_mpi.optim import schedule_factor
-from owt_mpi.parallel.layout import Layout, check_layout, images_per_rank, make_layout
+from owt_mpi.parallel.head_update import HeadSchedule, head_update_of, parse_head_update
+from owt_mpi.parallel.layout import Layout, Plan, images_per_rank, make_layout
 from owt_mpi.summary import print_summary, summarise
 from owt_mpi.trainer import NonFiniteLoss, Score, Trainer
 
@@ -55,15 +59,19 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
         num_threads = config.parallel.threads or default_num_threads(ranks_sharing_cores)
         backend.set_num_threads(num_threads)
         batch = config.batch
-        per_rank = images_per_rank(batch.global_batch, world.size) if batch.global_batch else batch.images_per_rank
+        per_rank = batch.images_per_rank or images_per_rank(batch.global_batch, world.size)
     with _agreed(world, DATA_ERROR):
         reader, validation_reader = _open_readers(config)
     with _agreed(world, USAGE_ERROR):
         spec = InputSpec(config.model.crop, reader.image_shape[2], reader.num_classes)
         model = find_builder(config.model.model)(spec)
-        check_layout(model, config.parallel.scheme, world.size)
+        plan = _plan(config, world.size)
+        plan.check(model, per_rank)
+        head_updates = parse_head_update(config.parallel.head_update)
+        for _, update in head_updates:
+            update.period(plan.make_scheme().num_passes(plan.ranks_sharing_head))
         data = _make_loaders(config, reader, validation_reader, per_rank, world)
-    layout = make_layout(world, config.parallel.scheme)
+    layout = make_layout(world, plan)
     if config.run.dry_run:
         if world.rank == 0:
             print_summary(summarise(model, layout, per_rank, dtype), config.run.json)
@@ -85,18 +93,21 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
             _write_description(run_dir, config, facts)
         trainer = Trainer(config, model, layout, backend, per_rank * world.size)
         with np.errstate(over="ignore", invalid="ignore"):  # the loss of every step is looked at
-            score = _epochs(config, trainer, data, reporter, clock)
+            score = _epochs(config, trainer, data, head_updates, reporter, clock)
         _save(run_dir / "weights.h5", trainer, layout)
         if score is not None:
             reporter.say(f"validation accuracy {score.top1:.2%} (top-1), {score.top5:.2%} (top-5)")
         reporter.say(f"run kept in {run_dir}: config.toml, environment.json, metrics.jsonl, weights.h5")
 
 
-def _epochs(config: Config, trainer: Trainer, data: Data, reporter: Reporter, clock: WaitClock) -> Score | None:
+def _epochs(
+    config: Config, trainer: Trainer, data: Data, head_updates: HeadSchedule, reporter: Reporter, clock: WaitClock
+) -> Score | None:
     """Run the epochs, each followed by validation; return the last validation's score, None without any."""
     num_steps, step, score = _num_steps(config, data), 0, None
     window = _Window(data.train, clock)
     for epoch in range(config.batch.epochs):
+        trainer.set_head_update(head_update_of(head_updates, epoch + 1))
         for batch in data.train.epoch(epoch):
             options = config.optimizer
             factor = schedule_factor(step / num_steps, options.lr_milestones, options.lr_factor)
@@ -118,7 +129,8 @@ def _epochs(config: Config, trainer: Trainer, data: Data, reporter: Reporter, cl
             if step == num_steps:
                 break
         if data.validation is not None:
-            score = validate(trainer, data.validation)
+            with window.paused():
+                score = validate(trainer, data.validation)
             reporter.record(
                 "validation", epoch=epoch + 1, step=step, loss=score.loss, top1=score.top1, top5=score.top5,
                 images=score.num_examples,
@@ -148,16 +160,25 @@ class _Window:
         self._open()
 
     def _open(self) -> None:
-        self._score, self._start = Score(), time.perf_counter()
-        self._waited = (self._loader.data_wait_seconds, self._clock.seconds)
+        self._score, self._start = Score(), self._now()
+
+    def _now(self) -> np.ndarray:
+        """Return the time, and the seconds waited for data and for exchanges so far."""
+        return np.array([time.perf_counter(), self._loader.data_wait_seconds, self._clock.seconds])
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out what happens within."""
+        before = self._now()
+        yield
+        self._start += self._now() - before
 
     def add(self, score: Score) -> None:
         self._score = self._score + score
 
     def close(self) -> dict[str, float]:
-        seconds = time.perf_counter() - self._start
-        score, data_wait = self._score, self._loader.data_wait_seconds - self._waited[0]
-        exchange_wait = self._clock.seconds - self._waited[1]
+        score = self._score
+        seconds, data_wait, exchange_wait = (self._now() - self._start).tolist()
         self._open()
         return {
             "loss": score.loss,
@@ -196,7 +217,9 @@ def _make_loaders(
 ) -> Data:
     statistics = reader.statistics
     mean = np.array(statistics.mean)
-    scale = np.ones_like(mean) if config.data.normalise == "mean" else 1.0 / np.array(statistics.std)
+    std = np.array(statistics.std)
+    std[std == 0] = 1.0  # a channel that never changes stays 0
+    scale = np.ones_like(mean) if config.data.normalise == "mean" else 1.0 / std
 
     def loader(source: Reader, plan: BatchPlan, train: bool) -> Loader:
         return Loader(
@@ -215,6 +238,12 @@ def _make_loaders(
     )
 
 
+def _plan(config: Config, num_ranks: int) -> Plan:
+    options = config.parallel
+    scheme = "c" if options.scheme == "auto" else options.scheme
+    return Plan(num_ranks, scheme, options.head_group_size, options.senders)
+
+
 def _num_steps(config: Config, data: Data) -> int:
     steps = config.batch.epochs * data.train.plan.steps_per_epoch
     return min(steps, config.batch.max_steps) if config.batch.max_steps else steps
@@ -222,15 +251,26 @@ def _num_steps(config: Config, data: Data) -> int:
 
 def _make_run_dir(config: Config, world: Communicator) -> Path:
     """Return the run's folder, made by rank 0. CollectiveExit if it holds a run already or cannot be made."""
-    name = Path(config.run.preset or config.model.model).stem
-    chosen = config.run.run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    run_dir = Path(world.all_gather_object(chosen)[0])
+    run_dir = Path()
     with _agreed(world, USAGE_ERROR):
         if world.rank == 0:
+            run_dir = Path(config.run.run_dir) if config.run.run_dir else _new_run_dir(config)
             if (run_dir / "metrics.jsonl").exists():
                 raise ValueError(f"--run-dir {run_dir} holds a run already; choose another folder, or remove it")
             run_dir.mkdir(parents=True, exist_ok=True)
-    return run_dir
+    return world.all_gather_object(run_dir)[0]
+
+
+def _new_run_dir(config: Config) -> Path:
+    """Return a new folder runs/NAME-DATE-TIME, with a number behind it where runs start in the same second."""
+    shipped = config.run.preset in preset_names()
+    name = config.run.preset if shipped else re.sub(r"[^\w.-]+", "_", Path(config.model.model).name)
+    for number in itertools.count(1):
+        run_dir = Path(f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}{f'-{number}' if number > 1 else ''}")
+        with contextlib.suppress(FileExistsError):
+            run_dir.mkdir(parents=True)
+            return run_dir
+    raise AssertionError("unreachable")
 
 
 def _write_description(run_dir: Path, config: Config, facts: dict[str, str]) -> None:

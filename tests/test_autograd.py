@@ -5,7 +5,7 @@ import pytest
 
 from owt_mpi.autograd import Parameter, backward, no_tape, symbolic, tensor
 from owt_mpi.nn.init import Constant
-from owt_mpi.ops.add import add
+from owt_mpi.ops.add import AddOp, add
 from owt_mpi.ops.linear import linear
 from owt_mpi.ops.relu import relu
 from tests.op_check import REFERENCE, check_gradients
@@ -88,6 +88,21 @@ def test_symbolic_tensors_have_shapes_and_no_data():
     y = relu(linear(symbolic((2, 4)), symbolic((3, 4)), None))
     assert y.shape == (2, 3)
     assert y.data is None
+
+
+def test_an_operation_that_gives_no_gradient_where_one_is_needed_is_named():
+    class Forgetful(AddOp):
+        def backward(self, gy):
+            return gy, None
+
+    x = tensor(np.ones((1, 1)), REFERENCE, requires_grad=True)
+    with pytest.raises(AssertionError, match=r"Forgetful.backward gave no gradient"):
+        backward(Forgetful()(x, relu(x)), np.ones((1, 1)))
+
+
+def test_parameters_that_were_never_given_values_are_noticed():
+    with pytest.raises(ValueError, match="LinearOp: an input has no values"):
+        linear(tensor(np.ones((2, 4), np.float32), REFERENCE), Parameter((3, 4), Constant(0.0)), None)
 
 
 def test_a_long_chain_needs_no_deep_recursion():

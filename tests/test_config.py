@@ -4,6 +4,7 @@ import pytest
 
 from owt_mpi.config import Config, DataOptions, OptimizerOptions, load_preset, preset_names, to_toml
 from owt_mpi.nn.models import find_builder
+from owt_mpi.train import parse
 
 GOOD = "[data]\ndata = 'x'\n"
 
@@ -18,7 +19,7 @@ def test_every_shipped_preset_is_sound_and_names_a_model(name):
 
 def test_what_is_written_is_read_back(tmp_path):
     config = Config(
-        data=DataOptions(data='odd "name"\\here', flip=False),
+        data=DataOptions(data='odd "name"\\here \U0001f600', flip=False),
         optimizer=OptimizerOptions(lr=0.3, lr_milestones=(0.1, 0.2)),
     )
     file = tmp_path / "c.toml"
@@ -59,12 +60,18 @@ def test_a_file_that_is_not_understood_is_named(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (GOOD + "[parallel]\nscheme = 'z'", "--scheme is 'z'; choose one of dp, a"),
+        (GOOD + "[parallel]\nscheme = 'z'", "--scheme is 'z'; choose one of auto, dp, a, b, c, d"),
         (GOOD + "[model]\ncrop = 0", "--crop is 0, but must be at least 1"),
         (GOOD + "[optimizer]\nlr = inf", "--lr is inf, but must be a finite number"),
         (GOOD + "[optimizer]\nmomentum = 1.0", "--momentum is 1.0, but must be below 1"),
         (GOOD + "[optimizer]\nlr_milestones = [0.5, 1.5]", "are fractions between 0 and 1"),
-        (GOOD + "[parallel]\nbucket_mib = 0", "--bucket-mib is 0.0, but must be above 0"),
+        (GOOD + "[parallel]\nbucket_mib = 0", "--bucket-mib is 0.0, but must be a finite number above 0"),
+        (
+            GOOD + "[batch]\nimages_per_rank = 8\nglobal_batch = 8",
+            "--images-per-rank is 8 and --global-batch 8; give one",
+        ),
+        (GOOD + "[run]\njson = 'costs.json'", "--json costs.json goes with --dry-run"),
+        (GOOD + "[run]\njson = '/no/x.json'\ndry_run = true", "--json /no/x.json: there is no folder /no"),
         ("", "--data is missing"),
     ],
 )
@@ -73,6 +80,15 @@ def test_values_that_cannot_be_right_are_named(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(ValueError, match=message):
         load_preset(str(file)).check()
+
+
+def test_the_batch_that_is_given_takes_the_place_of_the_other(tmp_path):
+    assert load_preset("demo").batch.images_per_rank == 0
+    assert parse(["--preset", "demo", "--data", "x"]).batch.global_batch == 64
+    given = parse(["--preset", "demo", "--data", "x", "--images-per-rank", "16"]).batch
+    assert (given.images_per_rank, given.global_batch) == (16, 0)
+    given = parse(["--data", "x", "--global-batch=32"]).batch
+    assert (given.images_per_rank, given.global_batch) == (0, 32)
 
 
 def test_an_unknown_preset_is_named_with_those_there_are():

@@ -8,14 +8,14 @@ import pytest
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.nn.model import InputSpec
 from owt_mpi.nn.models import MODELS
-from owt_mpi.parallel.layout import make_layout
+from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.summary import Summary, print_summary, summarise
 
 
 def summary_of(scheme: str, num_ranks: int, model: str = "alexnet-owt", n: int = 128) -> Summary:
     def fn(comm):
         spec = InputSpec(224, 3, 1000)
-        return summarise(MODELS[model](spec), make_layout(comm, scheme), n, np.dtype(np.float32))
+        return summarise(MODELS[model](spec), make_layout(comm, Plan(num_ranks, scheme)), n, np.dtype(np.float32))
 
     return run_ranks(num_ranks, fn)[0]
 
@@ -25,9 +25,18 @@ def summary_of(scheme: str, num_ranks: int, model: str = "alexnet-owt", n: int =
     ("num_ranks", "dp", "hybrid"), [(1, 0.0, 0.0), (2, 244.4, 27.7), (4, 366.6, 68.3), (8, 427.7, 142.1)]
 )
 def test_received_bytes_are_those_of_the_closed_form(num_ranks, dp, hybrid):
-    for scheme, expected in (("dp", dp), ("a", hybrid)):
+    for scheme, expected in (("dp", dp), ("a", hybrid), ("b", hybrid), ("c", hybrid)):
         received = sum(summary_of(scheme, num_ranks).received_bytes.values()) / 1e6
         assert received == pytest.approx(expected, abs=0.06), scheme
+
+
+def test_the_input_split_moves_41_percent_less_within_and_before_the_head_at_8_ranks():
+    def head_floats_an_example(scheme):
+        received = summary_of(scheme, 8).received_bytes
+        return sum(size for name, size in received.items() if "activations" in name) / 4 / (8 * 128)
+
+    assert head_floats_an_example("c") == pytest.approx(2 * 7 / 8 * (9216 + 4096 + 4096))
+    assert head_floats_an_example("d") == pytest.approx(2 * 7 / 8 * (9216 / 8 + 4096 + 4096 + 1000))
 
 
 def test_convolutions_do_92_percent_of_the_work():

@@ -14,11 +14,12 @@ from owt_mpi.data.loader import Batch
 from owt_mpi.nn.layers import LRN, AvgPool2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU
 from owt_mpi.nn.model import InputSpec, Loss, Model, num_features
 from owt_mpi.nn.module import Sequential
-from owt_mpi.parallel.layout import SchemeName, make_layout
+from owt_mpi.parallel.head_update import HeadUpdate
+from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.trainer import Trainer
 
 SPEC = InputSpec(crop=9, channels=3, num_classes=8)
-GLOBAL_BATCH = 8
+GLOBAL_BATCH = 16
 
 
 def tiny_model(loss: Loss = "logistic") -> Model:
@@ -68,19 +69,26 @@ def part_of(batch: Batch, rank: int, size: int) -> Batch:
 
 def train_tiny(
     comm: Communicator,
-    scheme: SchemeName = "a",
+    plan: Plan | None = None,
+    passes_per_update: int = 0,
     dtype: str = "float64",
     num_steps: int = 20,
     loss: Loss = "logistic",
     backend: Backend | None = None,
 ) -> tuple[dict[str, np.ndarray], list[float]]:
-    """Train on the ranks of `comm`; return the parameters as global arrays, and the loss of every step."""
+    """Train on the ranks of `comm`; return the parameters as global arrays, and the loss of every step.
+
+    `plan` is for as many ranks as `comm` has; by default scheme (c).
+    """
     config = Config(
         optimizer=OptimizerOptions(lr=0.02, lr_base_batch=GLOBAL_BATCH),
-        parallel=ParallelOptions(scheme=scheme, dtype=dtype, bucket_mib=0.001),
+        parallel=ParallelOptions(dtype=dtype, bucket_mib=0.001),
     )
-    layout = make_layout(comm, scheme)
-    trainer = Trainer(config, tiny_model(loss), layout, backend or ReferenceBackend(), GLOBAL_BATCH)
+    model, plan = tiny_model(loss), plan or Plan(comm.size)
+    plan.check(model, GLOBAL_BATCH // comm.size)
+    layout = make_layout(comm, plan)
+    trainer = Trainer(config, model, layout, backend or ReferenceBackend(), GLOBAL_BATCH)
+    trainer.set_head_update(HeadUpdate(passes_per_update))
     losses = [
         trainer.train_step(part_of(global_batch(step, dtype), comm.rank, comm.size), step).loss
         for step in range(num_steps)
@@ -89,9 +97,9 @@ def train_tiny(
     return {p.name: np.array(whole_parameter(p, layout.head)) for p in parameters}, losses
 
 
-def train_tiny_on(num_ranks: int, **options) -> tuple[dict[str, np.ndarray], list[float]]:
-    """Return what `train_tiny` returns on rank 0 of that many ranks, after a look that all ranks agree."""
-    results = run_ranks(num_ranks, lambda comm: train_tiny(comm, **options))
+def train_tiny_on(plan: Plan, **options) -> tuple[dict[str, np.ndarray], list[float]]:
+    """Return what `train_tiny` returns on rank 0 of the plan's ranks, after a look that all ranks agree."""
+    results = run_ranks(plan.num_ranks, lambda comm: train_tiny(comm, plan, **options))
     for parameters, losses in results[1:]:
         assert losses == results[0][1]
         for name, values in parameters.items():

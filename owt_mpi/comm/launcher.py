@@ -17,9 +17,10 @@ def launcher_rank(environ: Mapping[str, str] = os.environ) -> int | None:
 
 
 def check_not_alone(mpi_library: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Raise LaunchError if the launcher started several processes, given that this one's world has one rank.
+    """Raise LaunchError if several processes were asked for, given that this one's world has one rank.
 
-    Plain `srun`, and the mpirun of another MPI, start N processes that are each alone, silently.
+    Plain `srun`, and the mpirun of another MPI, start N processes that are each alone, silently; a command in a batch
+    script without either runs once where N tasks were allocated.
     """
     launcher_sizes = [int(environ[name]) for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE") if name in environ]
     if 1 in launcher_sizes:
@@ -29,6 +30,11 @@ def check_not_alone(mpi_library: str, environ: Mapping[str, str] = os.environ) -
         raise LaunchError(
             f"srun started {num_tasks} tasks, but each is alone in its MPI world (the MPI library is {mpi_library}); "
             "use srun --mpi=pmi2 with MPICH, srun --mpi=pmix with Open MPI, or mpirun inside sbatch"
+        )
+    if num_tasks > 1 and not launcher_sizes:
+        raise LaunchError(
+            f"SLURM allocated {num_tasks} tasks, but this is one process alone; start it by srun --mpi=pmi2 (MPICH), "
+            "srun --mpi=pmix (Open MPI) or mpirun, or by mpirun -n 1 if one is meant"
         )
     if launcher_sizes:
         raise LaunchError(

@@ -15,10 +15,20 @@ import numpy as np
 
 mpi4py.rc.initialize = False
 mpi4py.rc.finalize = False
-from mpi4py import MPI  # noqa: E402 - the settings above count at import
+from owt_mpi.comm.launcher import LaunchError, check_not_alone  # noqa: E402
+
+try:
+    from mpi4py import MPI  # the settings above count at import
+except (ImportError, RuntimeError) as error:
+    raise LaunchError(
+        f"mpi4py finds no MPI library: pip install 'owt_mpi[mpich]', or load your cluster's MPI ({error})".splitlines()[
+            0
+        ]
+    ) from error
 
 from owt_mpi.comm.base import (  # noqa: E402
     Array,
+    Communicator,
     Pending,
     T,
     block_of,
@@ -30,7 +40,7 @@ from owt_mpi.comm.base import (  # noqa: E402
     summand,
 )
 from owt_mpi.comm.comm_thread import CommThread, Scratch, Task, is_leading, joined_shape, write_blocks  # noqa: E402
-from owt_mpi.comm.launcher import check_not_alone  # noqa: E402
+from owt_mpi.comm.serial import SerialCommunicator  # noqa: E402
 
 MAX_COUNT = 2**31 - 1  # MPI-3 counts elements in a C int
 
@@ -50,10 +60,11 @@ class MpiCommunicator:
         """Return MPI's duplicate of this communicator."""
         return self._like(self._thread.submit(self._comm.Dup).wait(), label)
 
-    def split(self, color: int, key: int, label: str) -> "MpiCommunicator":
-        """Return the communicator of the ranks that gave the same `color`, ordered by (key, rank)."""
+    def split(self, color: int, key: int, label: str) -> Communicator:
+        """Return the communicator of the ranks that gave the same `color`, ordered by (key, rank). One needs no MPI."""
         assert color >= 0, color
-        return self._like(self._thread.submit(lambda: self._comm.Split(color, key)).wait(), label)
+        part = self._thread.submit(lambda: self._comm.Split(color, key)).wait()
+        return SerialCommunicator(label) if part.size == 1 else self._like(part, label)
 
     def split_by_node(self, label: str) -> "MpiCommunicator":
         """Return the communicator of the ranks with which MPI can share memory."""

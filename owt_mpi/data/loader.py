@@ -126,7 +126,8 @@ class Loader:
         num_valid = int(valid.sum())
         assert valid[:num_valid].all(), "padding comes last"
         labels = np.zeros(len(indices), np.int64)
-        batch_images = np.zeros((len(indices), *crops.shape[1:]), self._dtype)
+        batch_images = np.empty((len(indices), *crops.shape[1:]), self._dtype)
+        batch_images[num_valid:] = 0
         if num_valid:
             there = indices[:num_valid]
             images, labels[:num_valid] = self._reader.read(there, out=images[:num_valid])

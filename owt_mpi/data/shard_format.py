@@ -250,6 +250,8 @@ def _open_shard(path: Path, entry: ShardEntry, manifest: Manifest, place: tuple[
         if offset is None:
             keep = True
             return _Shard(images, labels, file)
+    except (OSError, KeyError, RuntimeError, TypeError, AttributeError) as error:  # what h5py makes of damage inside
+        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); {REBUILD}") from error
     finally:
         if not keep:
             file.close()

@@ -1,6 +1,6 @@
 """A model: a convolutional trunk, a fully connected head, and a loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,8 +46,9 @@ class Model:
     def _check(self) -> None:
         if self.loss not in ("logistic", "softmax"):
             raise ValueError(f"model {self.name}: loss is {self.loss!r}, but must be 'logistic' or 'softmax'")
+        self._check_listed_once()
         for layer in self.head.layers.values():
-            if not isinstance(layer, Linear | ReLU | Dropout):
+            if type(layer) not in (Linear, ReLU, Dropout):
                 raise ValueError(
                     f"model {self.name}: {layer.name} is a {type(layer).__name__}, but the head can only hold Linear, "
                     "ReLU and Dropout layers; put it into the trunk"
@@ -56,9 +57,10 @@ class Model:
         if not linears:
             raise ValueError(f"model {self.name}: the head needs at least one Linear layer")
         features = self.num_features
+        self._check_all_used()
         for layer in linears:
             outputs, inputs = layer.weight.shape
-            if inputs != features:
+            if inputs != features:  # `features` are those of the layer before
                 raise ValueError(
                     f"model {self.name}: {layer.name} takes {inputs} features, but gets {features} from what is before "
                     "it; nn.model.num_features(trunk, spec) tells the number at the end of a trunk"
@@ -69,6 +71,37 @@ class Model:
                 f"model {self.name}: the head ends in {features} outputs, but the data has {self.spec.num_classes} "
                 "classes; build the last layer with spec.num_classes"
             )
+
+    def _check_listed_once(self) -> None:
+        """Raise ValueError if a module has two names: masks, initial values and files go by the name."""
+        names: dict[int, str] = {}
+        for root, prefix in ((self.trunk, "trunk"), (self.head, "head")):
+            for name, module in _walk(root, prefix):
+                first = names.setdefault(id(module), name)
+                if first != name:
+                    raise ValueError(
+                        f"model {self.name}: {first} and {name} are one {type(module).__name__} object; make two, or "
+                        "call the one twice in a forward of your own"
+                    )
+
+    def _check_all_used(self) -> None:
+        """Raise ValueError if the trunk has parameters that its output does not depend on."""
+        x = symbolic((1, self.spec.crop, self.spec.crop, self.spec.channels))
+        stack, seen = [self.trunk(x, symbolic_context())], set[int]()
+        while stack:
+            tensor = stack.pop()
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                stack.extend(tensor.creator.inputs if tensor.creator is not None else ())
+        unused = [p.name for p in self.trunk.parameters() if id(p) not in seen]
+        if unused:
+            raise ValueError(f"model {self.name}: the trunk's output does not depend on {', '.join(unused)}; remove it")
+
+
+def _walk(module: Module, name: str) -> Iterator[tuple[str, Module]]:
+    yield name, module
+    for own, child in module.children():
+        yield from _walk(child, f"{name}.{own}")
 
 
 Builder = Callable[[InputSpec], Model]

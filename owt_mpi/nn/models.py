@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from owt_mpi.autograd import Init
 from owt_mpi.nn.init import Constant, FanInUniform, HeNormal, Normal
@@ -203,14 +204,24 @@ def find_builder(name: str) -> Builder:
     file = Path(path).resolve()
     if not file.is_file():
         raise ValueError(f"--model {name}: there is no file {path}; the form is FILE.py:FUNCTION")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"--model {name}: {path} is not a Python file; the form is FILE.py:FUNCTION")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(file.stem, module)
-    spec.loader.exec_module(module)
-    builder = getattr(module, function, None)
+    builder = getattr(_import_file(file, name), function, None)
     if not callable(builder):
         raise ValueError(f"--model {name}: {path} defines no function {function!r}")
     found: Builder = builder
     return found
+
+
+def _import_file(file: Path, name: str) -> ModuleType:
+    """Return the module in a user's file, which may import others beside it."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--model {name}: {file} is not a Python file; the form is FILE.py:FUNCTION")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise ValueError(f"--model {name}: {file} cannot be imported: {error}") from error
+    finally:
+        sys.path.remove(str(file.parent))
+    return module

@@ -46,10 +46,13 @@ class Module:
         raise NotImplementedError
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
-        """Yield the direct sub-modules with their names, in the order of definition."""
+        """Yield the direct sub-modules with their names, in the order of definition, those in lists and dicts too."""
         for name, value in vars(self).items():
             if isinstance(value, Module):
                 yield name, value
+            elif isinstance(value, list | tuple | dict):
+                members = value.items() if isinstance(value, dict) else enumerate(value)
+                yield from ((f"{name}.{key}", member) for key, member in members if isinstance(member, Module))
 
     def own_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Yield the parameters of this module itself with their names, in the order of definition."""

@@ -11,11 +11,13 @@ from owt_mpi.comm.base import Communicator, Pending
 
 
 class GradSync:
-    """Sums the gradients of `parameters` over the ranks of `comm`, under the backward pass that makes them.
+    """Sums the gradients of `parameters` over the ranks of `comm`, under other work.
 
-    with grad_sync:
+    with grad_sync:        # a bucket leaves as soon as this backward has filled it
         backward(...)
-    # here every gradient is the sum over ranks
+    grad_sync.wait()       # now every gradient is the sum over ranks
+
+    Where several backward passes add up, `start_all` after the last takes the place of the with-block.
 
     The gradients live in flat buckets of at most `bucket_bytes` (a larger parameter has its own), filled from the
     last parameter to the first, as a backward pass makes them. With one rank nothing is sent or copied.
@@ -52,15 +54,17 @@ class GradSync:
     ) -> None:
         for parameter in self._parameters:
             parameter.on_grad_ready = None
-        if error_type is not None:
-            return
-        unused = [
-            p.name for b, members in enumerate(self._members) if self._missing[b] for p in members if p.grad is None
-        ]
-        if unused:
-            raise ValueError(f"no gradient reached {', '.join(unused)}: the model's forward does not use it; remove it")
+        assert error_type is not None or not any(self._missing), f"buckets that wait for gradients: {self._missing}"
+
+    def start_all(self) -> None:
+        """Send all buckets off; every gradient is complete."""
+        self._pending = [self._comm.start_all_reduce(flat, out=flat) for flat in self._buckets]
+
+    def wait(self) -> None:
+        """Return when every gradient is the sum over ranks."""
         for pending in self._pending:
             pending.wait()
+        self._pending = []
 
     def _on_grad_ready(self, parameter: Parameter) -> None:
         bucket = self._bucket_of[id(parameter)]

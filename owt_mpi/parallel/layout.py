@@ -3,75 +3,124 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from owt_mpi.comm.base import Communicator
 from owt_mpi.nn.layers import Linear
 from owt_mpi.nn.model import Model
-from owt_mpi.parallel.schemes import Scheme, SchemeA
+from owt_mpi.parallel.schemes import AllAtOnce, InputSplit, Scheme, Senders
 
-SchemeName = Literal["dp", "a"]
+SchemeName = Literal["dp", "a", "b", "c", "d"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model is to be spread over ranks: what the user asked for, with its defaults filled in.
+
+    The head is split over groups of `group_size` (G) ranks and copied to each of the K / G groups; G = 1 is data
+    parallelism in every layer. `senders` (s) is the number of ranks that send in a pass, for schemes (b) and (c).
+    """
+
+    num_ranks: int
+    scheme: SchemeName = "c"
+    group_size: int = 0
+    senders: int = 0
+
+    @property
+    def ranks_sharing_head(self) -> int:
+        """G."""
+        return 1 if self.scheme == "dp" else self.group_size or self.num_ranks
+
+    def make_scheme(self) -> Scheme:
+        """Return the scheme that the groups run."""
+        if self.scheme in ("dp", "a"):
+            return AllAtOnce()
+        if self.scheme == "d":
+            return InputSplit()
+        if self.senders:
+            return Senders(self.senders)
+        return Senders(1, "b") if self.scheme == "b" else Senders(self.ranks_sharing_head, "c")
+
+    def check(self, model: Model, images_per_rank: int) -> None:
+        """Raise ValueError, with the way out, if `model` cannot be spread like this with n images a rank."""
+        size = self.ranks_sharing_head
+        if self.scheme == "dp" and self.group_size > 1:
+            raise ValueError(
+                f"--head-group-size {self.group_size} splits the head, which scheme 'dp' does not; give --scheme a, b, "
+                "c or d"
+            )
+        if self.num_ranks % size:
+            raise ValueError(
+                f"--head-group-size {size} does not divide the {self.num_ranks} ranks into whole groups; "
+                f"use {_divisors(self.num_ranks)}"
+            )
+        if self.senders and (self.scheme not in ("b", "c") or size % self.senders):
+            raise ValueError(
+                f"--senders {self.senders} needs scheme b or c, and a number that divides the {size} ranks that share "
+                f"a head: {_divisors(size)}"
+            )
+        scheme = self.make_scheme()
+        senders = scheme.senders if isinstance(scheme, Senders) else scheme.num_passes(size)
+        if images_per_rank % senders:
+            below = images_per_rank // senders * senders
+            raise ValueError(
+                f"scheme '{self.scheme}' needs images-per-rank divisible by the {senders} ranks that send in a pass: "
+                f"{images_per_rank} images; try {' or '.join(str(n) for n in (below, below + senders) if n)}"
+            )
+        for units, what in _split_units(model, scheme):
+            if units % size:
+                possible = [g for g in range(1, size) if self.num_ranks % g == 0 and _divides_head(model, scheme, g)]
+                raise ValueError(
+                    f"scheme '{self.scheme}' splits the {units} {what} over {size} ranks, which is no whole number "
+                    f"each; use --head-group-size {' or '.join(map(str, possible))}, or --scheme dp"
+                )
 
 
 @dataclass(frozen=True)
 class Layout:
     """The communicators of one rank. Each purpose has its own, so that collectives of different ones never match.
 
-    `boundary` and `head` join the ranks that share one head: activations cross the first between trunk and head, the
-    second between the head's layers. `replicas` joins the ranks that hold the same part of the head, one of each
-    group. `trunk` and `world` join all.
+    `boundary` and `head` join the ranks that share one head, `members` in the world: activations cross the first
+    between trunk and head, the second between the head's layers. `replicas` joins the ranks that hold the same part of
+    the head, one of each group. `trunk` and `world` join all.
     """
 
     scheme: Scheme
+    members: tuple[int, ...]
     world: Communicator
     trunk: Communicator
     boundary: Communicator
     head: Communicator
     replicas: Communicator
 
-    @property
-    def group_index(self) -> int:
-        """Which group this rank belongs to: group g has ranks g G, ..., g G + G - 1."""
-        return self.replicas.rank
+    def batch_rows(self, group_rows: np.ndarray, num_rows: int) -> np.ndarray:
+        """Return the places in the whole batch of rows of the group's batch; every rank has `num_rows` (n)."""
+        return np.asarray(np.array(self.members)[group_rows // num_rows] * num_rows + group_rows % num_rows)
 
     def describe(self) -> str:
         """Return one line for people."""
         ranks, group = self.world.size, self.boundary.size
         if group == 1:
             return f"{ranks} rank{'s'[: ranks > 1]}, data parallel in every layer"
-        return f"{ranks} ranks, trunk data parallel, head split over {group} ranks, scheme ({self.scheme.name})"
+        groups = f"each group of {group}" if group < ranks else f"{group} ranks"
+        return f"{ranks} ranks, trunk data parallel, head split over {groups}, scheme ({self.scheme.name})"
 
 
-def make_layout(world: Communicator, scheme: SchemeName) -> Layout:
-    """Return the layout of `scheme` on the ranks of `world`. All ranks call.
-
-    Data parallelism of everything ("dp") is a head split over groups of one rank.
-    """
-    group_size = 1 if scheme == "dp" else world.size
+def make_layout(world: Communicator, plan: Plan) -> Layout:
+    """Return the layout of `plan`, which was checked, on the ranks of `world`. All ranks call."""
+    assert plan.num_ranks == world.size
+    group_size = plan.ranks_sharing_head
     group, member = divmod(world.rank, group_size)
     boundary = world.split(group, member, "boundary")
     return Layout(
-        scheme=SchemeA(),
+        scheme=plan.make_scheme(),
+        members=tuple(range(group * group_size, (group + 1) * group_size)),
         world=world,
         trunk=world.dup("trunk"),
         boundary=boundary,
         head=boundary.dup("head"),
         replicas=world.split(member, group, "replicas"),
     )
-
-
-def check_layout(model: Model, scheme: SchemeName, num_ranks: int) -> None:
-    """Raise ValueError, with the way out, if `model` cannot run under `scheme` on `num_ranks` ranks."""
-    if scheme == "dp":
-        return
-    for layer in model.head.layers.values():
-        if not isinstance(layer, Linear):
-            continue
-        outputs = layer.weight.global_shape[0]
-        if outputs % num_ranks:
-            possible = [k for k in range(1, num_ranks + 1) if _divides_head(model, k)]
-            raise ValueError(
-                f"scheme '{scheme}' splits the {outputs} units of {layer.name} over {num_ranks} ranks, which is no "
-                f"whole number each; use {' or '.join(map(str, possible[-3:]))} ranks, or --scheme dp"
-            )
 
 
 def images_per_rank(global_batch: int, num_ranks: int) -> int:
@@ -81,14 +130,24 @@ def images_per_rank(global_batch: int, num_ranks: int) -> int:
         fitting = " or ".join(str(size) for size in (below, below + num_ranks) if size)
         raise ValueError(
             f"--global-batch {global_batch} is not divisible by the {num_ranks} ranks; use {fitting}, or give "
-            "--images-per-rank"
+            "--images-per-rank in its place"
         )
     return global_batch // num_ranks
 
 
-def _divides_head(model: Model, num_ranks: int) -> bool:
-    return all(
-        layer.weight.global_shape[0] % num_ranks == 0
+def _split_units(model: Model, scheme: Scheme) -> list[tuple[int, str]]:
+    """Return every number that the ranks of a group must share equally, and what it counts."""
+    units = [
+        (layer.weight.global_shape[0], f"units of {layer.name}")
         for layer in model.head.layers.values()
         if isinstance(layer, Linear)
-    )
+    ]
+    return [(model.num_features, "features of the trunk"), *units] if scheme.splits_inputs else units
+
+
+def _divides_head(model: Model, scheme: Scheme, group_size: int) -> bool:
+    return all(units % group_size == 0 for units, _ in _split_units(model, scheme))
+
+
+def _divisors(number: int) -> str:
+    return " or ".join(str(d) for d in range(1, number + 1) if number % d == 0)

@@ -19,6 +19,7 @@ def run_passes(
 
     `acts` and `labels` are this rank's own. Where `head_step` returns no gradient (validation), neither does this.
     """
+    acts = backend.xp.ascontiguousarray(acts)
     num_rows = acts.shape[0]
     group_labels = comm.start_all_gather(labels).wait()
     num_passes = scheme.num_passes(comm.size)

@@ -5,13 +5,14 @@ import numpy as np
 from owt_mpi.autograd import Parameter, Shard, Tensor
 from owt_mpi.backends.base import Array
 from owt_mpi.comm.base import Communicator
-from owt_mpi.nn.layers import Dropout, Linear, ReLU
+from owt_mpi.nn.layers import Dropout, Linear
 from owt_mpi.nn.model import Loss
 from owt_mpi.nn.module import Context, Module, Sequential
+from owt_mpi.ops.add_bias import add_bias
 from owt_mpi.ops.linear import linear
 from owt_mpi.ops.logistic_loss import logistic_loss
 from owt_mpi.ops.softmax_loss import softmax_loss
-from owt_mpi.parallel.collective_ops import all_gather
+from owt_mpi.parallel.collective_ops import all_gather, reduce_scatter
 
 
 class ColumnLinear(Module):
@@ -34,21 +35,40 @@ class ColumnLinear(Module):
         return linear(x, self.weight, self.bias)
 
 
-def shard_head(head: Sequential, comm: Communicator) -> Sequential:
-    """Return the head as this rank runs it: from (n, features), all of them, to a block of the logits.
+class InputLinear(Module):
+    """A Linear layer of which this rank holds the weights of block `comm.rank` of the inputs (scheme d).
 
-    Names, and with them initial weights and dropout masks, are those of the whole head.
+    Takes this rank's block of the input's features. The ranks' partial sums of all outputs are reduce-scattered, so
+    that each rank owns a block of them and adds its block of the bias: the input block of the layer after.
     """
+
+    def __init__(self, layer: Linear, comm: Communicator) -> None:
+        self.name = layer.name
+        self.weight = _shard_of(layer.weight, Shard(axis=1, index=comm.rank, count=comm.size))
+        self.bias = _shard_of(layer.bias, Shard(axis=0, index=comm.rank, count=comm.size))
+        self.comm = comm
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        return add_bias(reduce_scatter(linear(x, self.weight, None), self.comm, axis=1), self.bias)
+
+
+def shard_head(head: Sequential, comm: Communicator, num_features: int, splits_inputs: bool = False) -> Sequential:
+    """Return the head as this rank runs it, down to its block of the logits.
+
+    The input is (n, num_features), or with `splits_inputs` this rank's block of the features. Names, and with them
+    initial weights and dropout masks, are those of the whole head.
+    """
+    if comm.size == 1:
+        return head
     layers: dict[str, Module] = {}
-    features: int | None = None  # of the whole layer, where x holds just this rank's block of them
+    features, is_block = num_features, splits_inputs  # of the whole layer; whether this rank has a block of them
     for name, layer in head.layers.items():
         if isinstance(layer, Linear):
-            layers[name] = ColumnLinear(layer, comm, gather_input=features is not None and comm.size > 1)
-            features = layer.weight.global_shape[0]
-        elif isinstance(layer, Dropout):
-            layers[name] = layer if features is None else _dropout_block(layer, comm, features)
+            layers[name] = InputLinear(layer, comm) if splits_inputs else ColumnLinear(layer, comm, is_block)
+            features, is_block = layer.weight.global_shape[0], True
+        elif isinstance(layer, Dropout) and is_block:
+            layers[name] = _dropout_block(layer, comm, features)
         else:
-            assert isinstance(layer, ReLU)
             layers[name] = layer
     sharded = Sequential(layers)
     sharded.name = head.name
@@ -93,7 +113,7 @@ def classes_above_label(logits: Array, labels: np.ndarray, comm: Communicator) -
 
 
 def _shard_of(parameter: Parameter, shard: Shard) -> Parameter:
-    part = Parameter(parameter.global_shape, parameter.init, parameter.is_bias, shard if shard.count > 1 else None)
+    part = Parameter(parameter.global_shape, parameter.init, parameter.is_bias, shard)
     part.name = parameter.name
     return part
 

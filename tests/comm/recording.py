@@ -1,5 +1,6 @@
 """A communicator that writes down what is started and waited for, in order: how overlap is proven without a clock."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from owt_mpi.comm.base import Array, Communicator, Pending
@@ -37,3 +38,9 @@ class RecordingCommunicator:
 
     def start_reduce_scatter(self, x: Array, axis: int = 0) -> Pending[Array]:
         return self._record("reduce_scatter", self._inner.start_reduce_scatter(x, axis))
+
+    def start_all_gather_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
+        return self._record("all_gather_rows", self._inner.start_all_gather_rows(x, num_rows))
+
+    def start_reduce_scatter_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
+        return self._record("reduce_scatter_rows", self._inner.start_reduce_scatter_rows(x, num_rows))

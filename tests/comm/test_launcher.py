@@ -28,6 +28,7 @@ def test_launcher_rank(environ: dict[str, str], rank: int | None) -> None:
             {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_PROCID": "2"},
             r"4 tasks.*pmi2 with MPICH, .*pmix with Open",
         ),
+        ({"SLURM_NTASKS": "4"}, "SLURM allocated 4 tasks, but this is one process"),  # no srun in a batch script
         ({"PMI_SIZE": "4", "SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_PROCID": "2"}, "srun started 4 tasks"),
         ({"PMI_SIZE": "2"}, r"mpirun started 2 processes.*\(Open MPI v5\); use the mpirun of that library"),
         ({"OMPI_COMM_WORLD_SIZE": "3"}, "mpirun started 3 processes"),
@@ -43,7 +44,6 @@ def test_processes_that_are_each_alone_are_told_the_fix(environ: dict[str, str],
     [
         {},
         {"PMI_SIZE": "1"},
-        {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"},  # one process in a batch script
         {"SLURM_NTASKS": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"},
         {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "OMPI_COMM_WORLD_SIZE": "1"},
     ],

@@ -37,13 +37,20 @@ USAGE = {
         ["--global-batch", "17"],
         "--global-batch 17 is not divisible by the 2 ranks; use 16 or 18",
     ),
-    "batch larger than the data": (["--global-batch", "98"], "the training set has 96 images"),
+    "batch larger than the data": (["--global-batch", "100"], "the training set has 96 images"),
     "crop larger than the images": (["--crop", "10"], "a crop of 10x10 does not fit into images of 10x9"),
     "images too small for the model": (["--model", "alexnet"], "window does not fit into a"),
     "rate that is no number": (["--lr", "nan"], "--lr is nan, but must be a finite number"),
     "negative number": (["--epochs", "0"], "--epochs is 0, but must be at least 1"),
     "backend that cannot do it": (["--backend", "onednn", "--dtype", "float64"], "onednn"),
     "backend that is not there": (["--backend", "cuda"], "cuda"),
+    "head update that is not understood": (["--head-update", "daily"], "--head-update 'daily' is not understood"),
+    "head update that does not come out even": (
+        ["--head-update", "every-3-passes"],
+        "does not divide the 2 head passes",
+    ),
+    "groups that do not come out even": (["--head-group-size", "3"], "--head-group-size 3 does not divide the 2 ranks"),
+    "senders that do not come out even": (["--senders", "3"], "--senders 3 needs scheme b or c"),
     "thread count": (["--threads", "-1"], "--threads is -1"),
 }
 
@@ -58,10 +65,9 @@ def test_wrong_options_exit_with_2(mpirun: Run, shards: Path, preset: Path, tmp_
 
 
 def test_units_that_the_ranks_cannot_share_exit_with_2(mpirun: Run, shards: Path, preset: Path, tmp_path: Path):
-    result = mpirun(
-        3, ["-m", "owt_mpi.train", *options(shards, preset, tmp_path / "run"), "--global-batch", "15"], LIMIT_S
-    )
-    check_refused(result, 2, "splits the 16 units of head.fc3 over 3 ranks", "use 1 or 2 ranks")
+    extra = ["--global-batch", "15", "--scheme", "a"]
+    result = mpirun(3, ["-m", "owt_mpi.train", *options(shards, preset, tmp_path / "run"), *extra], LIMIT_S)
+    check_refused(result, 2, "splits the 16 units of head.fc3 over 3 ranks", "use --head-group-size 1, or --scheme dp")
 
 
 def test_a_value_of_the_wrong_type_exits_with_2_and_names_the_option(mpirun: Run, shards: Path):
@@ -156,3 +162,15 @@ def test_tasks_of_srun_that_do_not_find_each_other_are_told_the_fix(shards: Path
         assert done.returncode == 2
         assert expected in done.stderr
         assert bool(done.stderr) == bool(expected)
+
+
+def test_without_an_mpi_library_the_way_out_is_named(tmp_path: Path):
+    (tmp_path / "mpi4py").mkdir()
+    (tmp_path / "mpi4py" / "__init__.py").write_text("class rc: pass\n")
+    (tmp_path / "mpi4py" / "MPI.py").write_text("raise RuntimeError('cannot load MPI library')\n")
+    done = train_alone("--data", "synthetic", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: mpi4py finds no MPI library: pip install 'owt_mpi[mpich]', or load your cluster's MPI "
+        "(cannot load MPI library)\n"
+    )

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from owt_mpi.checkpoint import read_weights
-from owt_mpi.config import load_preset
+from owt_mpi.config import Config, ModelOptions, RunOptions, load_preset
+from owt_mpi.training_run import _new_run_dir
 from tests.mpi_run import REPO_ROOT, Result
 
 Run = Callable[..., Result]
@@ -47,7 +48,7 @@ def test_two_mpi_ranks_learn_and_keep_their_run(mpirun: Run, shards: Path, prese
     lines = result.rank_stdout[0].splitlines()
     assert result.rank_stdout[1] == "", "rank 0 speaks alone"
     assert lines[0].startswith("backend: ")
-    assert "ranks: 2 ranks, trunk data parallel, head split over 2 ranks, scheme (a)" in lines
+    assert "ranks: 2 ranks, trunk data parallel, head split over 2 ranks, scheme (c)" in lines
     assert any(line.startswith("epoch 1/6 step 3/36: loss ") and "images/s" in line for line in lines)
     assert lines[-1] == f"run kept in {run_dir}: config.toml, environment.json, metrics.jsonl, weights.h5"
     last = [r for r in records_of(run_dir) if r["kind"] == "validation"][-1]
@@ -57,7 +58,7 @@ def test_two_mpi_ranks_learn_and_keep_their_run(mpirun: Run, shards: Path, prese
     assert json.loads((run_dir / "environment.json").read_text())["ranks"].startswith("2 ranks")
 
 
-@pytest.mark.parametrize("scheme", ["a", "dp"])
+@pytest.mark.parametrize("scheme", ["dp", "a", "b", "c", "d"])
 def test_virtual_and_mpi_ranks_train_the_network_that_one_rank_does(
     mpirun: Run, shards: Path, preset: Path, tmp_path: Path, scheme: str
 ):
@@ -76,6 +77,24 @@ def test_virtual_and_mpi_ranks_train_the_network_that_one_rank_does(
             assert (ours["kind"], ours["step"]) == (serial["kind"], serial["step"])
             assert ours["loss"] == pytest.approx(serial["loss"], rel=1e-9)
             assert ours["top1"] == serial["top1"]
+
+
+def test_the_head_may_learn_after_every_pass_and_later_once_a_step(shards: Path, preset: Path, tmp_path: Path):
+    weights = {}
+    for update in ("per-iteration", "per-pass", "per-pass,2:per-iteration"):
+        run_dir = tmp_path / update
+        arguments = [*options(shards, preset, run_dir), "--virtual-ranks", "2", "--head-update", update]
+        done = train_alone(*arguments, "--backend", "reference")
+        assert done.returncode == 0, done.stderr
+        weights[update] = read_weights(run_dir / "weights.h5")["head.fc4.weight"]
+    assert len({values.tobytes() for values in weights.values()}) == 3
+
+
+def test_groups_of_ranks_train(shards: Path, preset: Path, tmp_path: Path):
+    grouped = ["--virtual-ranks", "4", "--head-group-size", "2"]
+    done = train_alone(*options(shards, preset, tmp_path / "run"), *grouped, "--max-steps", "2")
+    assert done.returncode == 0, done.stderr
+    assert "head split over each group of 2, scheme (c)" in done.stdout
 
 
 def test_max_steps_ends_the_run_in_mid_epoch_with_validation_and_weights(shards: Path, preset: Path, tmp_path: Path):
@@ -103,7 +122,13 @@ def test_a_dry_run_prints_and_writes_the_costs_and_trains_nothing(shards: Path, 
 def test_help_lists_every_option_with_its_meaning():
     done = train_alone("--help")
     assert done.returncode == 0
-    for text in ("--preset", "--scheme {dp,a}", "--images-per-rank INT", "--dry-run", "Presets: alexnet-owt"):
+    for text in (
+        "--preset",
+        "--scheme {auto,dp,a,b,c,d}",
+        "--images-per-rank INT",
+        "--dry-run",
+        "Presets: alexnet-owt",
+    ):
         assert text in done.stdout
 
 
@@ -119,3 +144,20 @@ def test_the_package_lists_its_commands():
     )
     assert "owt_mpi.train" in done.stdout
     assert "data_prep.build_shards" in done.stdout
+
+
+def test_runs_that_start_in_the_same_second_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("owt_mpi.training_run.time.strftime", lambda _: "20260101-000000")
+    names = [_new_run_dir(Config(run=RunOptions(preset="demo"))).name for _ in range(3)]
+    assert names == ["demo-20260101-000000", "demo-20260101-000000-2", "demo-20260101-000000-3"]
+    own = Config(model=ModelOptions(model="/some/where/nets.py:wide"), run=RunOptions(preset="/old/config.toml"))
+    assert _new_run_dir(own).name == "nets.py_wide-20260101-000000"
+
+
+def test_a_channel_that_never_changes_trains(shards: Path, preset: Path, tmp_path: Path):
+    manifest = json.loads((shards / "manifest.json").read_text())
+    manifest["statistics"]["std"][1] = 0.0
+    (shards / "manifest.json").write_text(json.dumps(manifest))
+    done = train_alone(*options(shards, preset, tmp_path / "run"), "--max-steps", "2")
+    assert done.returncode == 0, done.stderr

@@ -203,3 +203,21 @@ def test_commit_with_a_sample_missing_is_a_bug(tmp_path: Path) -> None:
 def test_more_shards_than_images_are_refused() -> None:
     with pytest.raises(ValueError, match="3 images cannot fill 4 shards"):
         shard_counts(3, 4)
+
+
+def test_damage_inside_the_hdf5_structure_is_named_whatever_h5py_makes_of_it(folder: Path) -> None:
+    path = folder / "train-00000-of-00003.h5"
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    messages = []
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, min(4096, len(whole)), 3):
+            damaged[place] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        try:
+            ShardReader(folder, "train").close()
+        except DataError as error:
+            messages.append(str(error))
+    assert len(messages) > 10
+    assert all(str(path) in message and "\n" not in message for message in messages)

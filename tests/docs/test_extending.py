@@ -13,7 +13,7 @@ import pytest
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.nn.model import InputSpec
 from owt_mpi.nn.models import alexnet_owt
-from owt_mpi.parallel.layout import SchemeName, make_layout
+from owt_mpi.parallel.layout import Plan, SchemeName, make_layout
 from owt_mpi.summary import summarise
 from tests.mpi_run import ONE_THREAD, REPO_ROOT
 
@@ -84,9 +84,9 @@ def test_files_named_in_the_text_exist(page: str) -> None:
 def test_the_readme_tells_the_bytes_that_a_dry_run_prints(num_ranks: int) -> None:
     def received_mb(scheme: SchemeName) -> float:
         model = alexnet_owt(InputSpec(224, 3, 1000))
-        layouts = run_ranks(num_ranks, lambda comm: make_layout(comm, scheme))
+        layouts = run_ranks(num_ranks, lambda comm: make_layout(comm, Plan(num_ranks, scheme)))
         return sum(summarise(model, layouts[0], 128, np.dtype(np.float32)).received_bytes.values()) / 1e6
 
-    dp, hybrid = received_mb("dp"), received_mb("a")
+    dp, hybrid = received_mb("dp"), received_mb("c")
     row = f"| {num_ranks} | {dp:.1f} MB | {hybrid:.1f} MB | {dp / hybrid:.1f} |"
     assert row in (REPO_ROOT / "README.md").read_text(encoding="utf-8").splitlines()

@@ -9,7 +9,7 @@ from owt_mpi.autograd import symbolic
 from owt_mpi.nn.layers import LRN, Conv2d, Dropout, Flatten, Linear, ReLU
 from owt_mpi.nn.model import InputSpec, Model, num_features
 from owt_mpi.nn.models import MODELS, find_builder
-from owt_mpi.nn.module import Sequential, symbolic_context
+from owt_mpi.nn.module import Module, Sequential, symbolic_context
 
 IMAGENET = InputSpec(crop=224, channels=3, num_classes=1000)
 CIFAR = InputSpec(crop=32, channels=3, num_classes=10)
@@ -105,6 +105,64 @@ def tiny(trunk=None, head=None, loss="softmax"):
 def test_parts_that_do_not_fit_are_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+class Listed(Module):
+    """Two convolutions in a list, as people write it."""
+
+    def __init__(self):
+        self.convs, self.named, self.flatten = [Conv2d(3, 2, 3), Conv2d(2, 2, 3)], {"last": Conv2d(2, 2, 1)}, Flatten()
+
+    def forward(self, x, ctx):
+        for conv in (*self.convs, self.named["last"]):
+            x = conv(x, ctx)
+        return self.flatten(x, ctx)
+
+
+def test_modules_in_lists_and_dicts_are_found_and_named():
+    trunk = Listed()
+    model = tiny(trunk, Sequential({"fc": Linear(num_features(trunk, CIFAR), 10)}))
+    names = [p.name for p in model.trunk.parameters() if p.name.endswith("weight")]
+    assert names == ["trunk.convs.0.weight", "trunk.convs.1.weight", "trunk.named.last.weight"]
+
+
+def test_one_object_in_two_places_is_refused():
+    shared = Dropout(0.5)
+    head = Sequential({"d1": shared, "fc": Linear(1800, 10), "d2": shared})
+    with pytest.raises(ValueError, match=r"head.d1 and head.d2 are one Dropout object; make two"):
+        tiny(head=head)
+
+
+def test_parameters_that_the_output_does_not_depend_on_are_named():
+    class Unused(Listed):
+        def __init__(self):
+            super().__init__()
+            self.spare = Conv2d(1, 1, 1)
+
+    trunk = Unused()
+    with pytest.raises(ValueError, match=r"does not depend on trunk.spare.weight, trunk.spare.bias; remove it"):
+        tiny(trunk, Sequential({"fc": Linear(num_features(trunk, CIFAR), 10)}))
+
+
+def test_a_layer_of_ones_own_in_the_head_is_refused():
+    class Wide(Linear):
+        pass
+
+    with pytest.raises(ValueError, match=r"head.fc is a Wide, but the head can only hold Linear"):
+        tiny(head=Sequential({"fc": Wide(1800, 10)}))
+
+
+def test_a_users_file_may_import_what_lies_beside_it(tmp_path):
+    (tmp_path / "widths.py").write_text("WIDTH = 7\n")
+    (tmp_path / "nets.py").write_text("from widths import WIDTH\ndef net(spec):\n    return WIDTH\n")
+    assert find_builder(f"{tmp_path}/nets.py:net")(CIFAR) == 7
+
+
+@pytest.mark.parametrize("text", ["def net(spec:\n", "import no_such_module\n"])
+def test_a_users_file_that_cannot_be_imported_is_named(tmp_path, text):
+    (tmp_path / "nets.py").write_text(text)
+    with pytest.raises(ValueError, match=r"nets.py cannot be imported: "):
+        find_builder(f"{tmp_path}/nets.py:net")
 
 
 def test_a_users_model_is_found_in_his_file(tmp_path):

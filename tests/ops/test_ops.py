@@ -6,6 +6,7 @@ import pytest
 from owt_mpi import rng as counter_rng
 from owt_mpi.autograd import Op, backward, symbolic, tensor
 from owt_mpi.ops.add import add
+from owt_mpi.ops.add_bias import add_bias
 from owt_mpi.ops.avg_pool2d import avg_pool2d
 from owt_mpi.ops.conv2d import Conv2dOp, conv2d
 from owt_mpi.ops.dropout import dropout
@@ -72,6 +73,11 @@ def test_flatten_keeps_memory_order():
 def test_add_is_the_sum():
     other = rng.standard_normal(IMAGES.shape)
     check_op(add, [IMAGES, other], IMAGES + other)
+
+
+def test_add_bias_adds_to_every_row():
+    b = rng.standard_normal(7)
+    check_op(add_bias, [ROWS, b], np.array([row + b for row in ROWS]))
 
 
 def test_dropout_keeps_scaled_elements_by_their_global_index():
@@ -144,6 +150,7 @@ def test_multiply_adds_are_those_of_the_formula():
         (lambda: avg_pool2d(symbolic((2, 1, 5, 6)), (3, 3), (2, 2)), "window does not fit"),
         (lambda: lrn(symbolic((2, 7, 5, 6)), 4, 1.0, 0.75, 1.0), "size is 4, but must be odd"),
         (lambda: add(symbolic((2, 3)), symbolic((2, 4))), r"\(2, 3\) and \(2, 4\) differ"),
+        (lambda: add_bias(symbolic((2, 3)), symbolic((4,))), r"needs \(3,\)"),
         (lambda: dropout(symbolic((2, 3)), 1.0, 0, np.arange(2)), r"rate is 1.0, but must lie in \[0, 1\)"),
         (lambda: dropout(symbolic((2, 3)), 0.5, 0, np.arange(3)), "has 2 rows, but 3 are named"),
         (lambda: softmax_loss(symbolic((2, 3)), np.arange(3)), "n labels, got"),

@@ -1,48 +1,100 @@
 """Groups of ranks, and what cannot be divided is named with the way out."""
 
+import numpy as np
 import pytest
 
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.nn.model import InputSpec
 from owt_mpi.nn.models import MODELS
-from owt_mpi.parallel.layout import check_layout, images_per_rank, make_layout
+from owt_mpi.parallel.layout import Plan, images_per_rank, make_layout
 from tests.tiny import tiny_model
 
 
-def shape_of(comm, scheme):
-    layout = make_layout(comm, scheme)
+def shape_of(comm, plan):
+    layout = make_layout(comm, plan)
     parts = (layout.trunk, layout.boundary, layout.head, layout.replicas)
-    return [(part.rank, part.size) for part in parts], layout.group_index, layout.describe()
+    return [(part.rank, part.size) for part in parts], layout.members, layout.describe()
 
 
-def test_scheme_a_shares_one_head_among_all_ranks():
-    for rank, (parts, group, line) in enumerate(run_ranks(4, lambda comm: shape_of(comm, "a"))):
+def test_schemes_share_one_head_among_all_ranks():
+    for rank, (parts, members, line) in enumerate(run_ranks(4, lambda comm: shape_of(comm, Plan(4, "a")))):
         assert parts == [(rank, 4), (rank, 4), (rank, 4), (0, 1)]
-        assert group == 0
+        assert members == (0, 1, 2, 3)
         assert line == "4 ranks, trunk data parallel, head split over 4 ranks, scheme (a)"
 
 
 def test_dp_gives_every_rank_a_head_of_its_own_and_joins_the_copies():
-    for rank, (parts, group, line) in enumerate(run_ranks(3, lambda comm: shape_of(comm, "dp"))):
+    for rank, (parts, members, line) in enumerate(run_ranks(3, lambda comm: shape_of(comm, Plan(3, "dp")))):
         assert parts == [(rank, 3), (0, 1), (0, 1), (rank, 3)]
-        assert group == rank
+        assert members == (rank,)
         assert line == "3 ranks, data parallel in every layer"
 
 
+def test_groups_share_a_head_each_and_join_the_copies_of_every_part():
+    plan = Plan(6, "d", group_size=3)
+    for rank, (parts, members, line) in enumerate(run_ranks(6, lambda comm: shape_of(comm, plan))):
+        group, member = divmod(rank, 3)
+        assert parts == [(rank, 6), (member, 3), (member, 3), (group, 2)]
+        assert members == (3 * group, 3 * group + 1, 3 * group + 2)
+        assert line == "6 ranks, trunk data parallel, head split over each group of 3, scheme (d)"
+
+
+def test_rows_of_a_group_are_those_of_its_members():
+    def rows(comm):
+        return make_layout(comm, Plan(4, "c", group_size=2)).batch_rows(np.array([0, 1, 4, 3]), num_rows=3).tolist()
+
+    assert run_ranks(4, rows) == [[0, 1, 4, 3]] * 2 + [[6, 7, 10, 9]] * 2
+
+
 def test_one_rank_is_called_one_rank():
-    assert run_ranks(1, lambda comm: shape_of(comm, "a"))[0][2] == "1 rank, data parallel in every layer"
+    assert run_ranks(1, lambda comm: shape_of(comm, Plan(1, "c")))[0][2] == "1 rank, data parallel in every layer"
 
 
-def test_units_that_ranks_cannot_share_are_named():
-    model = MODELS["alexnet-owt"](InputSpec(224, 3, 1000))
-    check_layout(model, "a", 8)
-    check_layout(model, "dp", 7)
-    with pytest.raises(
-        ValueError, match=r"splits the 1000 units of head.fc8 over 16 ranks.* use 2 or 4 or 8 ranks, or --scheme dp"
-    ):
-        check_layout(model, "a", 16)
-    with pytest.raises(ValueError, match=r"splits the 16 units of head.fc3 over 3 ranks.* use 1 or 2 ranks"):
-        check_layout(tiny_model(), "a", 3)
+ALEXNET = MODELS["alexnet-owt"](InputSpec(224, 3, 1000))
+
+
+@pytest.mark.parametrize(
+    ("plan", "images"),
+    [
+        (Plan(8), 128),
+        (Plan(7, "dp"), 5),
+        (Plan(32, "c", group_size=8), 128),
+        (Plan(8, "b"), 7),
+        (Plan(8, "c", senders=2), 6),
+        (Plan(8, "d"), 8),
+    ],
+)
+def test_plans_that_come_out_even_pass(plan, images):
+    plan.check(ALEXNET, images)
+
+
+@pytest.mark.parametrize(
+    ("plan", "images", "message"),
+    [
+        (
+            Plan(16),
+            128,
+            r"1000 units of head.fc8 over 16 .* --head-group-size 1 or 2 or 4 or 8, or --scheme dp",
+        ),
+        (Plan(8), 100, "scheme 'c' needs images-per-rank divisible by the 8 ranks .* 100 images; try 96 or 104"),
+        (Plan(8, "d"), 4, "4 images; try 8"),
+        (Plan(8, "c", senders=4), 6, "divisible by the 4 ranks that send in a pass: 6 images; try 4 or 8"),
+        (Plan(8, "c", senders=3), 6, "--senders 3 needs scheme b or c, .*8 ranks .*: 1 or 2 or 4 or 8"),
+        (Plan(8, "a", senders=2), 6, "--senders 2 needs scheme b or c"),
+        (Plan(6, "a", group_size=4), 6, "--head-group-size 4 does not divide the 6 ranks .* use 1 or 2 or 3 or 6"),
+        (Plan(4, "dp", group_size=2), 6, "--head-group-size 2 splits the head, which scheme 'dp' does not"),
+    ],
+)
+def test_plans_that_do_not_are_named_with_the_way_out(plan, images, message):
+    with pytest.raises(ValueError, match=message):
+        plan.check(ALEXNET, images)
+
+
+def test_scheme_d_must_divide_the_trunks_features():
+    features = tiny_model().num_features
+    assert features == 24
+    with pytest.raises(ValueError, match="splits the 24 features of the trunk over 16 ranks"):
+        Plan(16, "d").check(tiny_model(), 16)
 
 
 def test_a_global_batch_is_shared_equally_or_refused():

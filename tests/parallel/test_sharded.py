@@ -16,12 +16,14 @@ NUM_ROWS = 5
 LABELS = np.array([3, 0, 7, 2, 3])
 
 
-def run_head(comm, loss):
+def run_head(comm, loss, splits_inputs=False):
     """Return logits, loss and gradients on this rank, from the same whole parameters and inputs at any size."""
     model = tiny_model(loss)
-    head = shard_head(model.head, comm)
+    head = shard_head(model.head, comm, model.num_features, splits_inputs)
     initialise(head.parameters(), REFERENCE, 1, np.dtype(np.float64))
     x = np.random.default_rng(0).standard_normal((NUM_ROWS, model.num_features))
+    if splits_inputs:
+        x = np.split(x, comm.size, axis=1)[comm.rank]
     inputs = tensor(x, REFERENCE, requires_grad=True)
     logits = head(inputs, Context(training=True, rows=np.arange(NUM_ROWS), seed=1, step=3))
     value = sharded_loss(loss, logits, LABELS, comm)
@@ -29,16 +31,19 @@ def run_head(comm, loss):
     return logits.data, float(value.data), inputs.grad, {p.name: p.grad for p in head.parameters()}
 
 
+@pytest.mark.parametrize("splits_inputs", [False, True])
 @pytest.mark.parametrize("loss", ["logistic", "softmax"])
 @pytest.mark.parametrize("num_ranks", [2, 4])
-def test_the_sharded_head_computes_what_the_whole_head_does(num_ranks, loss):
+def test_the_sharded_head_computes_what_the_whole_head_does(num_ranks, loss, splits_inputs):
     logits, value, grad, grads = run_head(SerialCommunicator(), loss)
-    ranks = run_ranks(num_ranks, lambda comm: run_head(comm, loss))
+    ranks = run_ranks(num_ranks, lambda comm: run_head(comm, loss, splits_inputs))
     np.testing.assert_allclose(np.concatenate([r[0] for r in ranks], axis=1), logits, rtol=1e-12, atol=1e-14)
     assert sum(r[1] for r in ranks) == pytest.approx(value, rel=1e-12)
-    np.testing.assert_allclose(sum(r[2] for r in ranks), grad, rtol=1e-10, atol=1e-14)
+    joined = np.concatenate([r[2] for r in ranks], axis=1) if splits_inputs else sum(r[2] for r in ranks)
+    np.testing.assert_allclose(joined, grad, rtol=1e-10, atol=1e-14)
     for name, whole in grads.items():
-        parts = np.concatenate([r[3][name] for r in ranks], axis=0)
+        axis = 1 if splits_inputs and name.endswith("weight") else 0
+        parts = np.concatenate([r[3][name] for r in ranks], axis=axis)
         np.testing.assert_allclose(parts, whole, rtol=1e-10, atol=1e-14, err_msg=name)
         assert np.any(whole)
 
