@@ -6,6 +6,7 @@ ours are (c_out, kh, kw, c_in), and its features are flattened as c, h, w where 
 
 from collections import OrderedDict
 from collections.abc import Callable
+from math import isqrt
 
 import numpy as np
 import torch
@@ -120,4 +121,4 @@ def _num_features(crop: int) -> int:
 
 
 def _final_side(first_fc: np.ndarray) -> int:
-    return round((first_fc.shape[1] / FINAL_CHANNELS) ** 0.5)
+    return isqrt(first_fc.shape[1] // FINAL_CHANNELS)
