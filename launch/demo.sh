@@ -10,4 +10,5 @@ owt_environment cpu,mpich
 shards=shards/fashion_mnist
 python -m data_prep.build_shards data_prep/fashion_mnist/train.tar.gz "$shards" \
     --val data_prep/fashion_mnist/test.tar.gz --size 28 --channels 1
-mpirun -n 2 python -m owt_mpi.train --preset demo --data "$shards" "$@"
+if [ -t 1 ]; then progress=bar; else progress=lines; fi # mpirun hides the terminal from the ranks
+mpirun -n 2 python -m owt_mpi.train --preset demo --data "$shards" --progress "$progress" "$@"
