@@ -1,11 +1,15 @@
 """Layers: parameters and one operation each."""
 
+from math import ceil, gcd
+
 from owt_mpi import rng
 from owt_mpi.autograd import Init, Parameter, Tensor
 from owt_mpi.backends.base import Pair
 from owt_mpi.nn.init import Constant, HeNormal
 from owt_mpi.nn.module import Context, Module
 from owt_mpi.ops.avg_pool2d import avg_pool2d
+from owt_mpi.ops.block_columns import block_columns
+from owt_mpi.ops.block_linear import block_linear
 from owt_mpi.ops.conv2d import conv2d
 from owt_mpi.ops.dropout import dropout
 from owt_mpi.ops.flatten import flatten
@@ -47,11 +51,49 @@ class Linear(Module):
     """Fully connected layer: (n, inputs) -> (n, outputs)."""
 
     def __init__(self, inputs: int, outputs: int, weight_init: Init = _HE, bias_init: Init = _ZERO) -> None:
+        self.inputs, self.outputs = inputs, outputs
         self.weight = Parameter((outputs, inputs), weight_init)
         self.bias = Parameter((outputs,), bias_init, is_bias=True)
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         return linear(x, self.weight, self.bias)
+
+
+class BlockLinear(Module):
+    """Fully connected layer of restricted connectivity: (n, inputs) -> (n, outputs), both in `blocks` equal blocks.
+
+    A block of outputs reads all of its own block of the inputs, and of every other block the first
+    c = ceil(crosstalk * inputs / blocks) features, the cross-talk features. They stand in the order of the inputs, so
+    that row r of `weight` (outputs, inputs / blocks + (blocks - 1) c) is row r of a dense layer's weights without those
+    that are absent: at crosstalk 1 the layer is the dense one, at 0 it is block diagonal. ValueError if inputs or
+    outputs do not come out even, or crosstalk lies outside of [0, 1].
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        blocks: int,
+        crosstalk: float,
+        weight_init: Init = _HE,
+        bias_init: Init = _ZERO,
+    ) -> None:
+        if not 0.0 <= crosstalk <= 1.0:
+            raise ValueError(f"crosstalk is {crosstalk}, but is a share of the features: give one in 0..1")
+        if blocks < 1 or inputs % blocks or outputs % blocks:
+            raise ValueError(
+                f"{inputs} inputs and {outputs} outputs cannot be cut into {blocks} equal blocks; use a number of "
+                f"blocks that divides {gcd(inputs, outputs)}"
+            )
+        self.inputs, self.outputs, self.blocks = inputs, outputs, blocks
+        self.block_inputs = inputs // blocks
+        self.cross_inputs = ceil(round(crosstalk * self.block_inputs, 6))  # 0.07 * 100 is a little more than 7
+        self.weight = Parameter((outputs, self.block_inputs + (blocks - 1) * self.cross_inputs), weight_init)
+        self.bias = Parameter((outputs,), bias_init, is_bias=True)
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        cross = block_columns(x, self.block_inputs, self.cross_inputs)
+        return block_linear(x, cross, self.weight, self.bias, self.blocks)
 
 
 class ReLU(Module):

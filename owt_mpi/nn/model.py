@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from owt_mpi.autograd import Parameter, symbolic
-from owt_mpi.nn.layers import Dropout, Linear, ReLU
+from owt_mpi.nn.layers import BlockLinear, Dropout, Linear, ReLU
 from owt_mpi.nn.module import Module, Sequential, assign_names, symbolic_context
 
 Loss = Literal["logistic", "softmax"]
@@ -24,7 +24,8 @@ class Model:
     """A network cut in two: the trunk runs data parallel, the head model parallel.
 
     The trunk is any module that maps (n, crop, crop, channels) to (n, features). The head is a Sequential of Linear,
-    ReLU and Dropout that maps these features to one logit a class: the layers that can be split over ranks.
+    BlockLinear, ReLU and Dropout that maps these features to one logit a class: the layers that can be split over
+    ranks.
     ValueError, in words for whoever wrote the model, if the parts do not fit together.
     """
 
@@ -48,24 +49,23 @@ class Model:
             raise ValueError(f"model {self.name}: loss is {self.loss!r}, but must be 'logistic' or 'softmax'")
         self._check_listed_once()
         for layer in self.head.layers.values():
-            if type(layer) not in (Linear, ReLU, Dropout):
+            if type(layer) not in (Linear, BlockLinear, ReLU, Dropout):
                 raise ValueError(
                     f"model {self.name}: {layer.name} is a {type(layer).__name__}, but the head can only hold Linear, "
-                    "ReLU and Dropout layers; put it into the trunk"
+                    "BlockLinear, ReLU and Dropout layers; put it into the trunk"
                 )
-        linears = [layer for layer in self.head.layers.values() if isinstance(layer, Linear)]
+        linears = [layer for layer in self.head.layers.values() if isinstance(layer, Linear | BlockLinear)]
         if not linears:
             raise ValueError(f"model {self.name}: the head needs at least one Linear layer")
         features = self.num_features
         self._check_all_used()
         for layer in linears:
-            outputs, inputs = layer.weight.shape
-            if inputs != features:  # `features` are those of the layer before
+            if layer.inputs != features:  # `features` are those of the layer before
                 raise ValueError(
-                    f"model {self.name}: {layer.name} takes {inputs} features, but gets {features} from what is before "
-                    "it; nn.model.num_features(trunk, spec) tells the number at the end of a trunk"
+                    f"model {self.name}: {layer.name} takes {layer.inputs} features, but gets {features} from what is "
+                    "before it; nn.model.num_features(trunk, spec) tells the number at the end of a trunk"
                 )
-            features = outputs
+            features = layer.outputs
         if features != self.spec.num_classes:
             raise ValueError(
                 f"model {self.name}: the head ends in {features} outputs, but the data has {self.spec.num_classes} "

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from owt_mpi.comm.base import Communicator
-from owt_mpi.nn.layers import Linear
+from owt_mpi.nn.layers import BlockLinear, Linear
 from owt_mpi.nn.model import Model
 from owt_mpi.parallel.schemes import AllAtOnce, InputSplit, Scheme, Senders
 
@@ -137,11 +137,12 @@ def images_per_rank(global_batch: int, num_ranks: int) -> int:
 
 def _split_units(model: Model, scheme: Scheme) -> list[tuple[int, str]]:
     """Return every number that the ranks of a group must share equally, and what it counts."""
-    units = [
-        (layer.weight.global_shape[0], f"units of {layer.name}")
-        for layer in model.head.layers.values()
-        if isinstance(layer, Linear)
-    ]
+    units = []
+    for layer in model.head.layers.values():
+        if isinstance(layer, Linear):
+            units.append((layer.outputs, f"units of {layer.name}"))
+        elif isinstance(layer, BlockLinear):
+            units.append((layer.blocks, f"blocks of {layer.name}"))
     return [(model.num_features, "features of the trunk"), *units] if scheme.splits_inputs else units
 
 

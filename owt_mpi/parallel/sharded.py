@@ -5,10 +5,12 @@ import numpy as np
 from owt_mpi.autograd import Parameter, Shard, Tensor
 from owt_mpi.backends.base import Array
 from owt_mpi.comm.base import Communicator
-from owt_mpi.nn.layers import Dropout, Linear
+from owt_mpi.nn.layers import BlockLinear, Dropout, Linear
 from owt_mpi.nn.model import Loss
 from owt_mpi.nn.module import Context, Module, Sequential
 from owt_mpi.ops.add_bias import add_bias
+from owt_mpi.ops.block_columns import block_columns
+from owt_mpi.ops.block_linear import block_linear
 from owt_mpi.ops.linear import linear
 from owt_mpi.ops.logistic_loss import logistic_loss
 from owt_mpi.ops.softmax_loss import softmax_loss
@@ -52,11 +54,38 @@ class InputLinear(Module):
         return add_bias(reduce_scatter(linear(x, self.weight, None), self.comm, axis=1), self.bias)
 
 
+class BlocksOfLinear(Module):
+    """A BlockLinear layer of which this rank computes `blocks / comm.size` blocks, the `comm.rank`-th such share.
+
+    Takes the inputs of its own blocks, of which the ranks gather the cross-talk features only; with `whole_input` it
+    takes all features, and nothing crosses.
+    """
+
+    def __init__(self, layer: BlockLinear, comm: Communicator, whole_input: bool) -> None:
+        self.name = layer.name
+        shard = Shard(axis=0, index=comm.rank, count=comm.size)
+        self.weight = _shard_of(layer.weight, shard)
+        self.bias = _shard_of(layer.bias, shard)
+        self.blocks, self.block_inputs, self.cross_inputs = layer.blocks, layer.block_inputs, layer.cross_inputs
+        self.count = layer.blocks // comm.size
+        self.first = comm.rank * self.count
+        self.comm, self.whole_input = comm, whole_input
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        cross = block_columns(x, self.block_inputs, self.cross_inputs)
+        if self.whole_input:
+            x = block_columns(x, self.block_inputs, self.block_inputs, self.first, self.count)
+        elif self.cross_inputs:
+            cross = all_gather(cross, self.comm, axis=1)
+        return block_linear(x, cross, self.weight, self.bias, self.blocks, self.first, self.count)
+
+
 def shard_head(head: Sequential, comm: Communicator, num_features: int, splits_inputs: bool = False) -> Sequential:
     """Return the head as this rank runs it, down to its block of the logits.
 
-    The input is (n, num_features), or with `splits_inputs` this rank's block of the features. Names, and with them
-    initial weights and dropout masks, are those of the whole head.
+    The input is (n, num_features), or with `splits_inputs` this rank's block of the features, and Linear layers are
+    split by their inputs; BlockLinear layers are split by their blocks in either case. Names, and with them initial
+    weights and dropout masks, are those of the whole head.
     """
     if comm.size == 1:
         return head
@@ -65,7 +94,10 @@ def shard_head(head: Sequential, comm: Communicator, num_features: int, splits_i
     for name, layer in head.layers.items():
         if isinstance(layer, Linear):
             layers[name] = InputLinear(layer, comm) if splits_inputs else ColumnLinear(layer, comm, is_block)
-            features, is_block = layer.weight.global_shape[0], True
+            features, is_block = layer.outputs, True
+        elif isinstance(layer, BlockLinear):
+            layers[name] = BlocksOfLinear(layer, comm, whole_input=not is_block)
+            features, is_block = layer.outputs, True
         elif isinstance(layer, Dropout) and is_block:
             layers[name] = _dropout_block(layer, comm, features)
         else:
