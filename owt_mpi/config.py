@@ -24,6 +24,11 @@ class ModelOptions:
     your own as FILE.py:FUNCTION."""
     crop: int = 224
     """Side of the square the network sees: random crops of the images in training, the centre in validation."""
+    fc_crosstalk: float = 1.0
+    """Below 1, FC layers are cut into fc-blocks blocks, and a block of units reads its own block of the features and
+    this share of every other: less crosses between ranks. 1: dense layers."""
+    fc_blocks: int = 8
+    """Blocks of the FC layers where fc-crosstalk is below 1; the ranks that share a head must divide them."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,8 @@ class ParallelOptions:
     scheme: Literal["auto", "dp", "a", "b", "c", "d"] = "auto"
     """How the head is spread over ranks. a, b, c: its units are split, and the examples reach its ranks all at once
     (a), from one rank a pass (b), from every rank in every pass (c); d: its inputs are split instead, as in (c) with
-    fewer bytes; dp: not spread at all, data parallelism in every layer; auto: c."""
+    fewer bytes; dp: not spread at all, data parallelism in every layer; auto: c, or d where fc-crosstalk is
+    below 1."""
     senders: int = 0
     """For schemes b and c: how many ranks send in a pass, between 1 (b) and all (c); 0: as the scheme says."""
     head_group_size: int = 0
@@ -145,6 +151,7 @@ class Config:
         """Raise ValueError, naming the option and the way out, if a value can be seen to be wrong by itself."""
         at_least = {
             "crop": (self.model.crop, 1),
+            "fc-blocks": (self.model.fc_blocks, 1),
             "prefetch": (self.data.prefetch, 1),
             "synthetic-images": (self.data.synthetic_images, 1),
             "synthetic-classes": (self.data.synthetic_classes, 2),
@@ -161,6 +168,8 @@ class Config:
         for option, (value, least) in at_least.items():
             if value < least:
                 raise ValueError(f"--{option} is {value}, but must be at least {least}")
+        if not 0 <= self.model.fc_crosstalk <= 1:
+            raise ValueError(f"--fc-crosstalk is {self.model.fc_crosstalk}, but must be a share between 0 and 1")
         optimizer = self.optimizer
         rates = {
             "lr": optimizer.lr,

@@ -30,9 +30,10 @@ from owt_mpi.data.shard_format import ShardReader
 from owt_mpi.metrics import Reporter
 from owt_mpi.nn.model import InputSpec
 from owt_mpi.nn.models import find_builder
+from owt_mpi.nn.restricted import restricted
 from owt_mpi.optim import schedule_factor
 from owt_mpi.parallel.head_update import HeadSchedule, head_update_of, parse_head_update
-from owt_mpi.parallel.layout import Layout, Plan, images_per_rank, make_layout
+from owt_mpi.parallel.layout import Layout, Plan, SchemeName, images_per_rank, make_layout
 from owt_mpi.summary import print_summary, summarise
 from owt_mpi.trainer import NonFiniteLoss, Score, Trainer
 
@@ -65,6 +66,7 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
     with _agreed(world, USAGE_ERROR):
         spec = InputSpec(config.model.crop, reader.image_shape[2], reader.num_classes)
         model = find_builder(config.model.model)(spec)
+        model = restricted(model, config.model.fc_crosstalk, config.model.fc_blocks)
         plan = _plan(config, world.size)
         plan.check(model, per_rank)
         head_updates = parse_head_update(config.parallel.head_update)
@@ -240,7 +242,8 @@ def _make_loaders(
 
 def _plan(config: Config, num_ranks: int) -> Plan:
     options = config.parallel
-    scheme = "c" if options.scheme == "auto" else options.scheme
+    best: SchemeName = "c" if config.model.fc_crosstalk == 1 else "d"
+    scheme = best if options.scheme == "auto" else options.scheme
     return Plan(num_ranks, scheme, options.head_group_size, options.senders)
 
 

@@ -62,6 +62,8 @@ def test_a_file_that_is_not_understood_is_named(tmp_path, text, message):
     [
         (GOOD + "[parallel]\nscheme = 'z'", "--scheme is 'z'; choose one of auto, dp, a, b, c, d"),
         (GOOD + "[model]\ncrop = 0", "--crop is 0, but must be at least 1"),
+        (GOOD + "[model]\nfc_crosstalk = nan", "--fc-crosstalk is nan, but must be a share between 0 and 1"),
+        (GOOD + "[model]\nfc_blocks = 0", "--fc-blocks is 0, but must be at least 1"),
         (GOOD + "[optimizer]\nlr = inf", "--lr is inf, but must be a finite number"),
         (GOOD + "[optimizer]\nmomentum = 1.0", "--momentum is 1.0, but must be below 1"),
         (GOOD + "[optimizer]\nlr_milestones = [0.5, 1.5]", "are fractions between 0 and 1"),

@@ -51,6 +51,11 @@ USAGE = {
     ),
     "groups that do not come out even": (["--head-group-size", "3"], "--head-group-size 3 does not divide the 2 ranks"),
     "senders that do not come out even": (["--senders", "3"], "--senders 3 needs scheme b or c"),
+    "cross-talk that is no share": (["--fc-crosstalk", "1.5"], "--fc-crosstalk is 1.5, but must be a share"),
+    "blocks that do not come out even": (
+        ["--fc-crosstalk", "0.5", "--fc-blocks", "3"],
+        "--fc-blocks 3 does not divide the 72 inputs and 16 units of head.fc3; use 2 or 4",
+    ),
     "thread count": (["--threads", "-1"], "--threads is -1"),
 }
 

@@ -97,6 +97,23 @@ def test_groups_of_ranks_train(shards: Path, preset: Path, tmp_path: Path):
     assert "head split over each group of 2, scheme (c)" in done.stdout
 
 
+def test_a_restricted_network_trains_with_the_scheme_that_moves_least(shards: Path, preset: Path, tmp_path: Path):
+    arguments = ["--fc-crosstalk", "0.5", "--fc-blocks", "4"]
+    expected = None
+    for num_ranks in (1, 4):
+        run_dir = tmp_path / str(num_ranks)
+        same = [*options(shards, preset, run_dir), "--backend", "reference", "--dtype", "float64", "--max-steps", "4"]
+        done = train_alone(*same, *arguments, "--virtual-ranks", str(num_ranks))
+        assert done.returncode == 0, done.stderr
+        assert "with FC layers in 4 blocks, cross-talk 0.5, softmax loss" in done.stdout
+        weights = read_weights(run_dir / "weights.h5")
+        assert weights["head.fc4.weight"].shape == (4, 4 + 3 * 2)
+        expected = expected or weights
+        for name, values in expected.items():
+            np.testing.assert_allclose(weights[name], values, rtol=1e-9, atol=1e-12, err_msg=name)
+    assert "head split over 4 ranks, scheme (d)" in done.stdout
+
+
 def test_max_steps_ends_the_run_in_mid_epoch_with_validation_and_weights(shards: Path, preset: Path, tmp_path: Path):
     done = train_alone(*options(shards, preset, tmp_path / "run"), "--max-steps", "4")
     assert done.returncode == 0, done.stderr
