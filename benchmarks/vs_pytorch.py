@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contestant import Command, Contestant
+from benchmarks.machine import machine, under_mpirun
 from owt_mpi.backends.threads import usable_cores
-from tests.mpi_run import NO_MPIRUN, OPEN_MPI_ENV, find_mpirun, is_open_mpi
 
 WARM_UP_STEPS = 2
 
@@ -118,18 +118,10 @@ def start_commands(options: Options, num_ranks: int, threads: int) -> dict[str, 
             "default layout": [(default, env)],
         }
     return {
-        "owt_mpi": [_under_mpirun(ours, env, num_ranks)],
+        "owt_mpi": [under_mpirun(ours, env, num_ranks)],
         "DDP, channels-last": _ddp(channels_last, env, num_ranks),
         "DDP, default layout": _ddp(default, env, num_ranks),
     }
-
-
-def machine() -> str:
-    """Return the processor's name and how many of its cores this command may use."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {usable_cores()} cores"
 
 
 def print_table(rows: Sequence[Row]) -> None:
@@ -150,13 +142,6 @@ def print_table(rows: Sequence[Row]) -> None:
 
 def _with_range(speed: float, limits: tuple[float, float]) -> str:
     return f"{speed:.1f} ({limits[0]:.1f}-{limits[1]:.1f})"
-
-
-def _under_mpirun(command: list[str], env: Mapping[str, str], num_ranks: int) -> Command:
-    mpirun = find_mpirun()
-    if mpirun is None:
-        sys.exit(f"error: {NO_MPIRUN}")
-    return [mpirun, "-n", str(num_ranks), *command], {**env, **(OPEN_MPI_ENV if is_open_mpi(mpirun) else {})}
 
 
 def _ddp(command: list[str], env: Mapping[str, str], num_ranks: int) -> list[Command]:
