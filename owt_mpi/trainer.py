@@ -18,6 +18,7 @@ from owt_mpi.parallel.head_update import HeadUpdate, gradient_scales
 from owt_mpi.parallel.layout import Layout
 from owt_mpi.parallel.schedule import HeadStep, run_passes
 from owt_mpi.parallel.sharded import classes_above_label, shard_head, sharded_loss
+from owt_mpi.spans import about, span
 
 
 @dataclass(frozen=True)
@@ -109,18 +110,20 @@ class Trainer:
 
         acts = self._trunk_forward(batch, ctx)  # data parallel: this rank's images
         grad_acts = self._run_passes(acts, batch.labels, head_step)  # model parallel: the group's examples
-        total = self.layout.world.start_all_reduce(tally)  # these two cross under the trunk's backward
+        with about("score"):
+            total = self.layout.world.start_all_reduce(tally)  # this and the next cross under the trunk's backward
         self.head_sync.start_all()
         if acts.requires_grad:  # not where the trunk has no parameters
-            with self.trunk_sync:  # buckets of gradients leave as they fill
+            with span("trunk backward"), self.trunk_sync:  # buckets of gradients leave as they fill
                 backward(acts, grad_acts)
         self.trunk_sync.wait()
         self.head_sync.wait()
         score = _score(total.wait())
         if not isfinite(score.loss_sum):
             raise NonFiniteLoss(self._explain_non_finite(batch, step, score.loss))
-        self.trunk_sgd.step(self.trunk_lr * lr_factor)
-        self.head_sgd.step(self.head_lr * lr_factor)
+        with span("update"):
+            self.trunk_sgd.step(self.trunk_lr * lr_factor)
+            self.head_sgd.step(self.head_lr * lr_factor)
         return score
 
     def validate(self, batch: Batch) -> np.ndarray:
@@ -133,7 +136,8 @@ class Trainer:
         return _score(self.layout.world.start_all_reduce(tally).wait())
 
     def _trunk_forward(self, batch: Batch, ctx: Context) -> Tensor:
-        return self.trunk(tensor(self.backend.from_host(batch.images), self.backend), ctx)
+        with span("trunk forward"):
+            return self.trunk(tensor(self.backend.from_host(batch.images), self.backend), ctx)
 
     def _run_passes(self, acts: Tensor, labels: np.ndarray, head_step: HeadStep) -> Array | None:
         return run_passes(self.layout.scheme, self.layout.boundary, self.backend, acts.data, labels, head_step)

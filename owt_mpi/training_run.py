@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from owt_mpi import __version__
+from owt_mpi.accounts import Accounts, write_wire
 from owt_mpi.backends.select import select_backend
 from owt_mpi.backends.threads import default_num_threads
 from owt_mpi.checkpoint import save_weights
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.guard import DATA_ERROR, USAGE_ERROR, CollectiveExit, agree
-from owt_mpi.comm.timed import TimedCommunicator, WaitClock
+from owt_mpi.comm.ledger import Ledger, flow_rows
+from owt_mpi.comm.metered import MeteredCommunicator
 from owt_mpi.config import Config, preset_names, to_toml
 from owt_mpi.data.loader import Loader
 from owt_mpi.data.readers import Reader, SyntheticReader
@@ -52,8 +54,8 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
 
     What is wrong with the options or the data ends all ranks together, with a CollectiveExit.
     """
-    clock = WaitClock()
-    world = TimedCommunicator(world, clock)
+    ledger = Ledger()
+    world = MeteredCommunicator(world, ledger)
     with _agreed(world, USAGE_ERROR):
         dtype = np.dtype(config.parallel.dtype)
         backend, reason = select_backend(config.parallel.backend, dtype)
@@ -95,43 +97,53 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
             _write_description(run_dir, config, facts)
         trainer = Trainer(config, model, layout, backend, per_rank * world.size)
         with np.errstate(over="ignore", invalid="ignore"):  # the loss of every step is looked at
-            score = _epochs(config, trainer, data, head_updates, reporter, clock)
+            accounts = Accounts(ledger, lambda: data.train.data_wait_seconds)
+            score = _epochs(config, trainer, data, head_updates, reporter, accounts)
         _save(run_dir / "weights.h5", trainer, layout)
+        for line in write_wire(run_dir / "wire.json", world, accounts):
+            reporter.say(line)
         if score is not None:
             reporter.say(f"validation accuracy {score.top1:.2%} (top-1), {score.top5:.2%} (top-5)")
-        reporter.say(f"run kept in {run_dir}: config.toml, environment.json, metrics.jsonl, weights.h5")
+        reporter.say(f"run kept in {run_dir}: config.toml, environment.json, metrics.jsonl, weights.h5, wire.json")
 
 
 def _epochs(
-    config: Config, trainer: Trainer, data: Data, head_updates: HeadSchedule, reporter: Reporter, clock: WaitClock
+    config: Config, trainer: Trainer, data: Data, head_updates: HeadSchedule, reporter: Reporter, accounts: Accounts
 ) -> Score | None:
     """Run the epochs, each followed by validation; return the last validation's score, None without any."""
     num_steps, step, score = _num_steps(config, data), 0, None
-    window = _Window(data.train, clock)
+    total, window_start = Score(), 0
+    accounts.open_window()
     for epoch in range(config.batch.epochs):
         trainer.set_head_update(head_update_of(head_updates, epoch + 1))
         for batch in data.train.epoch(epoch):
             options = config.optimizer
             factor = schedule_factor(step / num_steps, options.lr_milestones, options.lr_factor)
             try:
-                window.add(trainer.train_step(batch, step, factor))
+                total += trainer.train_step(batch, step, factor)
             except NonFiniteLoss as error:
                 raise CollectiveExit(1, f"error: {error}") from None
             step += 1
             reporter.advance(step)
             if step % config.run.log_every == 0 or step == num_steps:
-                values = window.close()
-                reporter.record("train", epoch=epoch + 1, step=step, lr=trainer.trunk_lr * factor, **values)
+                times, flows = accounts.close_window(step - window_start)
+                speed = total.num_examples / times.steps
+                data_wait, exchange_wait = times.data_wait / times.steps, times.exchange_wait / times.steps
+                reporter.record(
+                    "train", epoch=epoch + 1, step=step, lr=trainer.trunk_lr * factor, loss=total.loss, top1=total.top1,
+                    images_per_second=speed, data_wait=data_wait, exchange_wait=exchange_wait,
+                )  # fmt: skip
+                reporter.record("wire", step=step, steps=step - window_start, flows=flow_rows(flows))
                 reporter.say(
-                    f"epoch {epoch + 1}/{config.batch.epochs} step {step}/{num_steps}: loss {values['loss']:.4f}, "
-                    f"top-1 {values['top1']:.1%}, {values['images_per_second']:.0f} images/s, "
-                    f"data wait {values['data_wait']:.0%}, exchange wait {values['exchange_wait']:.0%}, "
-                    f"{reporter.time_left(step)} left"
+                    f"epoch {epoch + 1}/{config.batch.epochs} step {step}/{num_steps}: loss {total.loss:.4f}, "
+                    f"top-1 {total.top1:.1%}, {speed:.0f} images/s, "
+                    f"data wait {data_wait:.0%}, exchange wait {exchange_wait:.0%}, {reporter.time_left(step)} left"
                 )
+                total, window_start = Score(), step
             if step == num_steps:
                 break
         if data.validation is not None:
-            with window.paused():
+            with accounts.paused():
                 score = validate(trainer, data.validation)
             reporter.record(
                 "validation", epoch=epoch + 1, step=step, loss=score.loss, top1=score.top1, top5=score.top5,
@@ -152,43 +164,6 @@ def validate(trainer: Trainer, loader: Loader) -> Score:
     for batch in loader.epoch(0):
         tally += trainer.validate(batch)
     return trainer.total_score(tally)
-
-
-class _Window:
-    """What happened since the last line of progress: scores, speed, and the share of the time spent waiting."""
-
-    def __init__(self, loader: Loader, clock: WaitClock) -> None:
-        self._loader, self._clock = loader, clock
-        self._open()
-
-    def _open(self) -> None:
-        self._score, self._start = Score(), self._now()
-
-    def _now(self) -> np.ndarray:
-        """Return the time, and the seconds waited for data and for exchanges so far."""
-        return np.array([time.perf_counter(), self._loader.data_wait_seconds, self._clock.seconds])
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave out what happens within."""
-        before = self._now()
-        yield
-        self._start += self._now() - before
-
-    def add(self, score: Score) -> None:
-        self._score = self._score + score
-
-    def close(self) -> dict[str, float]:
-        score = self._score
-        seconds, data_wait, exchange_wait = (self._now() - self._start).tolist()
-        self._open()
-        return {
-            "loss": score.loss,
-            "top1": score.top1,
-            "images_per_second": score.num_examples / seconds,
-            "data_wait": data_wait / seconds,
-            "exchange_wait": exchange_wait / seconds,
-        }
 
 
 @contextmanager

@@ -6,6 +6,7 @@ the progress of non-blocking ones, and need no more than MPI_THREAD_SERIALIZED.
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Generic
 
@@ -15,7 +16,13 @@ from owt_mpi.comm.base import Array, T
 
 
 class Task(Generic[T]):
-    """A call handed to the thread; a Pending of what it returns. Keeps what the call uses alive until it is done."""
+    """A call handed to the thread; a Pending of what it returns. Keeps what the call uses alive until it is done.
+
+    `began` and `ended` are when the thread made the call and was back, in seconds of time.perf_counter().
+    """
+
+    began: float
+    ended: float
 
     def __init__(self, call: Callable[[], T]) -> None:
         self._call: Callable[[], T] | None = call
@@ -37,6 +44,7 @@ class Task(Generic[T]):
     def run(self, earlier_error: BaseException | None) -> BaseException | None:
         """Make the call, unless an earlier one failed; return the error if there is one."""
         assert self._call is not None
+        self.began = time.perf_counter()
         try:
             if earlier_error is not None:
                 raise RuntimeError(f"not started, because an earlier MPI call failed: {earlier_error}")
@@ -45,6 +53,7 @@ class Task(Generic[T]):
             self._error = error
         finally:
             self._call = None
+            self.ended = time.perf_counter()
             self._done.set()
         return self._error
 

@@ -5,11 +5,24 @@ it started them, whatever their communicator, so an order that would hang such a
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Hashable
 from typing import Any
 
 from owt_mpi.comm.base import PeerFailure
+
+
+class MeetingTimes:
+    """When a meeting `began` for each of its members and `ended` for all, in seconds of time.perf_counter().
+
+    It begins for a member that has posted and whose earlier meetings are over, as on a communication thread; it ends
+    when it has begun for the last of them.
+    """
+
+    def __init__(self) -> None:
+        self.began: dict[int, float] = {}
+        self.ended: float | None = None
 
 
 class Meeting:
@@ -20,6 +33,7 @@ class Meeting:
         self.members = members
         self.payloads: dict[int, Any] = {}
         self.complete = False
+        self.times = MeetingTimes()
 
 
 class Meetings:
@@ -29,6 +43,7 @@ class Meetings:
         self._changed = threading.Condition()
         self._open: dict[Hashable, Meeting] = {}
         self._order: list[deque[Meeting]] = [deque() for _ in range(size)]  # started, not yet run
+        self._last_ended = [0.0] * size  # when each rank's last meeting did
         self._waiting: dict[int, Meeting] = {}
         self._finished: set[int] = set()
         self._failure: str | None = None
@@ -45,6 +60,7 @@ class Meetings:
                     "all ranks of a communicator must start the same collectives in the same order"
                 )
             meeting.payloads[rank] = payload
+            meeting.times.began[rank] = time.perf_counter()
             if len(meeting.payloads) == len(members):
                 del self._open[key]
             self._order[rank].append(meeting)
@@ -90,8 +106,12 @@ class Meetings:
             if meeting.complete or any(self._next_of(member) is not meeting for member in meeting.members):
                 continue
             meeting.complete = True
+            times = meeting.times
+            times.ended = time.perf_counter()
             for member in meeting.members:
                 self._order[member].popleft()
+                times.began[member] = max(times.began[member], self._last_ended[member])
+                self._last_ended[member] = times.ended
             heads += [order[0] for order in self._order if order]
             self._changed.notify_all()
 

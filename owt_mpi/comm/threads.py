@@ -24,15 +24,27 @@ from owt_mpi.comm.base import (
     check_rows,
     summand,
 )
-from owt_mpi.comm.meetings import Meetings
+from owt_mpi.comm.meetings import Meetings, MeetingTimes
 
 
 class _Posted(Generic[T]):
-    """A collective whose input is posted; the result is computed by the first wait()."""
+    """A collective whose input is posted; the result is computed by the first wait().
 
-    def __init__(self, compute: Callable[[], T]) -> None:
+    `began` and `ended` are those of its meeting, `ended` None while it is not over.
+    """
+
+    def __init__(self, compute: Callable[[], T], times: MeetingTimes, rank: int) -> None:
         self._compute: Callable[[], T] | None = compute
+        self._times, self._rank = times, rank
         self._result: T
+
+    @property
+    def began(self) -> float:
+        return self._times.began[self._rank]
+
+    @property
+    def ended(self) -> float | None:
+        return self._times.ended
 
     def wait(self) -> T:
         if self._compute is not None:
@@ -160,7 +172,7 @@ class ThreadCommunicator:
         key = self._next_key()
         self._num_started += 1
         meeting = self._meetings.post(me, key, self._members, f"{call} on {self.label!r}", payload)
-        return _Posted(lambda: result(self._meetings.wait(me, meeting)))
+        return _Posted(lambda: result(self._meetings.wait(me, meeting)), meeting.times, me)
 
     def _next_key(self) -> Hashable:
         return (self._key, self._num_started)

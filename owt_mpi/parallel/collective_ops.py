@@ -7,13 +7,14 @@ reduce-scattering it would drop what the other ranks' losses owe to this rank's 
 from owt_mpi.autograd import Op, Tensor
 from owt_mpi.backends.base import Array, Shape
 from owt_mpi.comm.base import Communicator
+from owt_mpi.spans import about
 
 
 class AllGatherOp(Op):
-    """The ranks' blocks joined along `axis`; backward: reduce-scatter along it."""
+    """The ranks' blocks joined along `axis`; backward: reduce-scatter along it. `layer` is the layer they are for."""
 
-    def __init__(self, comm: Communicator, axis: int) -> None:
-        self.comm, self.axis = comm, axis
+    def __init__(self, comm: Communicator, axis: int, layer: str = "") -> None:
+        self.comm, self.axis, self.layer = comm, axis, layer
 
     def out_shape(self, *shapes: Shape) -> Shape:
         shape = list(shapes[0])
@@ -21,17 +22,19 @@ class AllGatherOp(Op):
         return tuple(shape)
 
     def forward(self, *xs: Array) -> Array:
-        return self.comm.start_all_gather(xs[0], self.axis).wait()
+        with about(self.layer):
+            return self.comm.start_all_gather(xs[0], self.axis).wait()
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
-        return (self.comm.start_reduce_scatter(self.backend.xp.ascontiguousarray(gy), self.axis).wait(),)
+        with about(self.layer):
+            return (self.comm.start_reduce_scatter(self.backend.xp.ascontiguousarray(gy), self.axis).wait(),)
 
 
 class ReduceScatterOp(Op):
-    """This rank's block, along `axis`, of the sum over ranks; backward: all-gather along it."""
+    """This rank's block, along `axis`, of the sum over ranks; backward: all-gather along it. `layer` made them."""
 
-    def __init__(self, comm: Communicator, axis: int) -> None:
-        self.comm, self.axis = comm, axis
+    def __init__(self, comm: Communicator, axis: int, layer: str = "") -> None:
+        self.comm, self.axis, self.layer = comm, axis, layer
 
     def out_shape(self, *shapes: Shape) -> Shape:
         shape = list(shapes[0])
@@ -43,17 +46,19 @@ class ReduceScatterOp(Op):
         return tuple(shape)
 
     def forward(self, *xs: Array) -> Array:
-        return self.comm.start_reduce_scatter(self.backend.xp.ascontiguousarray(xs[0]), self.axis).wait()
+        with about(self.layer):
+            return self.comm.start_reduce_scatter(self.backend.xp.ascontiguousarray(xs[0]), self.axis).wait()
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
-        return (self.comm.start_all_gather(self.backend.xp.ascontiguousarray(gy), self.axis).wait(),)
+        with about(self.layer):
+            return (self.comm.start_all_gather(self.backend.xp.ascontiguousarray(gy), self.axis).wait(),)
 
 
-def all_gather(x: Tensor, comm: Communicator, axis: int) -> Tensor:
-    """Return the ranks' blocks joined along `axis`, in rank order."""
-    return AllGatherOp(comm, axis)(x)
+def all_gather(x: Tensor, comm: Communicator, axis: int, layer: str = "") -> Tensor:
+    """Return the ranks' blocks joined along `axis`, in rank order, for `layer`."""
+    return AllGatherOp(comm, axis, layer)(x)
 
 
-def reduce_scatter(x: Tensor, comm: Communicator, axis: int) -> Tensor:
-    """Return this rank's block, along `axis`, of the sum of x over ranks."""
-    return ReduceScatterOp(comm, axis)(x)
+def reduce_scatter(x: Tensor, comm: Communicator, axis: int, layer: str = "") -> Tensor:
+    """Return this rank's block, along `axis`, of the sum over ranks of x, which `layer` made."""
+    return ReduceScatterOp(comm, axis, layer)(x)

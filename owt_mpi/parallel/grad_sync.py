@@ -8,6 +8,7 @@ import numpy as np
 from owt_mpi.autograd import Parameter
 from owt_mpi.backends.base import Array, Backend
 from owt_mpi.comm.base import Communicator, Pending
+from owt_mpi.spans import about
 
 
 class GradSync:
@@ -58,7 +59,7 @@ class GradSync:
 
     def start_all(self) -> None:
         """Send all buckets off; every gradient is complete."""
-        self._pending = [self._comm.start_all_reduce(flat, out=flat) for flat in self._buckets]
+        self._pending = [self._start(bucket) for bucket in range(len(self._buckets))]
 
     def wait(self) -> None:
         """Return when every gradient is the sum over ranks."""
@@ -70,8 +71,12 @@ class GradSync:
         bucket = self._bucket_of[id(parameter)]
         self._missing[bucket] -= 1
         if self._missing[bucket] == 0:
-            flat = self._buckets[bucket]
-            self._pending.append(self._comm.start_all_reduce(flat, out=flat))  # crosses under the rest of backward
+            self._pending.append(self._start(bucket))  # crosses under the rest of backward
+
+    def _start(self, bucket: int) -> Pending[Array]:
+        flat = self._buckets[bucket]
+        with about(f"bucket {bucket}"):
+            return self._comm.start_all_reduce(flat, out=flat)
 
 
 def _group(parameters: list[Parameter], bucket_bytes: int) -> list[list[Parameter]]:

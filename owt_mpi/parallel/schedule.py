@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 from owt_mpi.backends.base import Array, Backend
-from owt_mpi.comm.base import Communicator
+from owt_mpi.comm.base import Communicator, Pending
 from owt_mpi.parallel.schemes import Scheme
+from owt_mpi.spans import about, span
 
 # (assembled activations, their labels, their rows in the group's batch, pass) -> gradient of the activations or None
 HeadStep = Callable[[Array, np.ndarray, np.ndarray, int], Array | None]
@@ -21,18 +22,26 @@ def run_passes(
     """
     acts = backend.xp.ascontiguousarray(acts)
     num_rows = acts.shape[0]
-    group_labels = comm.start_all_gather(labels).wait()
+    with about("labels"):
+        group_labels = comm.start_all_gather(labels).wait()
     num_passes = scheme.num_passes(comm.size)
-    coming = scheme.start_assemble(comm, acts, 0)
+
+    def start_assemble(p: int) -> Pending[Array]:
+        with about("activations", p):
+            return scheme.start_assemble(comm, acts, p)
+
+    coming = start_assemble(0)
     returns = []
     for p in range(num_passes):
         assembled = coming.wait()
         if p + 1 < num_passes:
-            coming = scheme.start_assemble(comm, acts, p + 1)  # crosses under the head's pass p
+            coming = start_assemble(p + 1)  # crosses under the head's pass p
         rows = scheme.group_rows(comm.size, num_rows, p)
-        grad = head_step(assembled, group_labels[rows], rows, p)
+        with span("head", head_pass=p):
+            grad = head_step(assembled, group_labels[rows], rows, p)
         if grad is not None:
-            returns.append(scheme.start_return(comm, grad, p))  # crosses under the head's pass p + 1
+            with about("gradients", p):
+                returns.append(scheme.start_return(comm, grad, p))  # crosses under the head's pass p + 1
     if not returns:
         return None
     grad_acts = backend.xp.empty_like(acts)

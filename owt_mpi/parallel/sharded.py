@@ -15,6 +15,7 @@ from owt_mpi.ops.linear import linear
 from owt_mpi.ops.logistic_loss import logistic_loss
 from owt_mpi.ops.softmax_loss import softmax_loss
 from owt_mpi.parallel.collective_ops import all_gather, reduce_scatter
+from owt_mpi.spans import about
 
 
 class ColumnLinear(Module):
@@ -33,7 +34,7 @@ class ColumnLinear(Module):
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         if self.gather_input:
-            x = all_gather(x, self.comm, axis=1)
+            x = all_gather(x, self.comm, axis=1, layer=self.name)
         return linear(x, self.weight, self.bias)
 
 
@@ -51,7 +52,7 @@ class InputLinear(Module):
         self.comm = comm
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
-        return add_bias(reduce_scatter(linear(x, self.weight, None), self.comm, axis=1), self.bias)
+        return add_bias(reduce_scatter(linear(x, self.weight, None), self.comm, axis=1, layer=self.name), self.bias)
 
 
 class BlocksOfLinear(Module):
@@ -122,7 +123,8 @@ def sharded_loss(kind: Loss, logits: Tensor, labels: np.ndarray, comm: Communica
     def combine_sum(row_sum: Array) -> Array:
         return comm.start_all_reduce(row_sum).wait()
 
-    return softmax_loss(logits, labels, first_class, combine_max, combine_sum)
+    with about("softmax"):
+        return softmax_loss(logits, labels, first_class, combine_max, combine_sum)
 
 
 def classes_above_label(logits: Array, labels: np.ndarray, comm: Communicator) -> np.ndarray:
@@ -137,11 +139,13 @@ def classes_above_label(logits: Array, labels: np.ndarray, comm: Communicator) -
     here = (column >= 0) & (column < num_classes)
     rows = np.arange(len(labels))
     label_score = np.where(here, logits[rows, np.where(here, column, 0)], 0).astype(logits.dtype)[:, None]
-    label_score = comm.start_all_reduce(label_score).wait()
+    with about("hits"):
+        label_score = comm.start_all_reduce(label_score).wait()
     lower_class = np.arange(num_classes) < column[:, None]
     other = np.arange(num_classes) != column[:, None]
     above = (~(logits <= label_score) & other) | ((logits == label_score) & lower_class)
-    return np.asarray(comm.start_all_reduce(above.sum(axis=1)).wait())
+    with about("hits"):
+        return np.asarray(comm.start_all_reduce(above.sum(axis=1)).wait())
 
 
 def _shard_of(parameter: Parameter, shard: Shard) -> Parameter:

@@ -50,11 +50,20 @@ def test_two_mpi_ranks_learn_and_keep_their_run(mpirun: Run, shards: Path, prese
     assert lines[0].startswith("backend: ")
     assert "ranks: 2 ranks, trunk data parallel, head split over 2 ranks, scheme (c)" in lines
     assert any(line.startswith("epoch 1/6 step 3/36: loss ") and "images/s" in line for line in lines)
-    assert lines[-1] == f"run kept in {run_dir}: config.toml, environment.json, metrics.jsonl, weights.h5"
+    assert lines[-1] == f"run kept in {run_dir}: config.toml, environment.json, metrics.jsonl, weights.h5, wire.json"
     last = [r for r in records_of(run_dir) if r["kind"] == "validation"][-1]
     assert last["images"] == 21
     assert last["top1"] > 0.9, "four brightnesses are easily told apart"
     assert load_preset(str(run_dir / "config.toml")).batch.epochs == 6
+    wire = json.loads((run_dir / "wire.json").read_text())
+    assert (wire["steps"], len(wire["ranks"])) == (36, 2)
+    for flow in wire["ranks"][0]:
+        windows = [each for r in records_of(run_dir) if r["kind"] == "wire" for each in r["flows"]]
+        same = [each for each in windows if all(each[k] == flow[k] for k in ("label", "collective", "payload"))]
+        assert sum(each["received_bytes"] for each in same) == flow["received_bytes"]
+        assert flow["calls"] % 36 == 0, "validation is left out"
+        assert 0 <= flow["exposed_seconds"] <= flow["seconds"]
+    assert any(line.startswith("  boundary all_gather_rows") for line in lines)
     assert json.loads((run_dir / "environment.json").read_text())["ranks"].startswith("2 ranks")
 
 
@@ -75,6 +84,8 @@ def test_virtual_and_mpi_ranks_train_the_network_that_one_rank_does(
             np.testing.assert_allclose(weights[name], values, rtol=1e-9, atol=1e-12, err_msg=f"{other}: {name}")
         for ours, serial in zip(records_of(tmp_path / other), records_of(tmp_path / "one"), strict=True):
             assert (ours["kind"], ours["step"]) == (serial["kind"], serial["step"])
+            if ours["kind"] == "wire":
+                continue
             assert ours["loss"] == pytest.approx(serial["loss"], rel=1e-9)
             assert ours["top1"] == serial["top1"]
 
@@ -118,7 +129,7 @@ def test_max_steps_ends_the_run_in_mid_epoch_with_validation_and_weights(shards:
     done = train_alone(*options(shards, preset, tmp_path / "run"), "--max-steps", "4")
     assert done.returncode == 0, done.stderr
     kinds = [(r["kind"], r["step"]) for r in records_of(tmp_path / "run")]
-    assert kinds == [("train", 3), ("train", 4), ("validation", 4)]
+    assert kinds == [("train", 3), ("wire", 3), ("train", 4), ("wire", 4), ("validation", 4)]
     assert (tmp_path / "run" / "weights.h5").exists()
 
 
