@@ -132,6 +132,10 @@ class RunOptions:
     """Show a bar that moves besides the lines; auto: where the output is a terminal that no mpirun is in front of."""
     dry_run: bool = False
     """Print layers, parameters, memory a rank and bytes a step, and stop before training."""
+    trace: bool = False
+    """Write a trace of the first steps, of all ranks, to trace.json in the run's folder; ui.perfetto.dev shows it."""
+    trace_steps: int = 20
+    """How many steps to trace."""
     json: str = ""
     """Also write the dry run's table to this file as JSON."""
 
@@ -163,6 +167,7 @@ class Config:
             "virtual-ranks": (self.parallel.virtual_ranks, 0),
             "threads": (self.parallel.threads, 0),
             "log-every": (self.run.log_every, 1),
+            "trace-steps": (self.run.trace_steps, 1),
         }
         _check_choices(self)
         for option, (value, least) in at_least.items():

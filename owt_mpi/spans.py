@@ -68,14 +68,9 @@ def span_log() -> SpanLog | None:
     return _log.get()
 
 
-@contextmanager
-def logging_spans(log: SpanLog) -> Iterator[None]:
-    """Send this thread's spans to `log`."""
-    token = _log.set(log)
-    try:
-        yield
-    finally:
-        _log.reset(token)
+def log_spans_to(log: SpanLog | None) -> None:
+    """Send this thread's spans to `log` from now on, or to none."""
+    _log.set(log)
 
 
 @contextmanager

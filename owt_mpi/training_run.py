@@ -37,6 +37,7 @@ from owt_mpi.optim import schedule_factor
 from owt_mpi.parallel.head_update import HeadSchedule, head_update_of, parse_head_update
 from owt_mpi.parallel.layout import Layout, Plan, SchemeName, images_per_rank, make_layout
 from owt_mpi.summary import print_summary, summarise
+from owt_mpi.trace import Tracer
 from owt_mpi.trainer import NonFiniteLoss, Score, Trainer
 
 
@@ -98,7 +99,10 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
         trainer = Trainer(config, model, layout, backend, per_rank * world.size)
         with np.errstate(over="ignore", invalid="ignore"):  # the loss of every step is looked at
             accounts = Accounts(ledger, lambda: data.train.data_wait_seconds)
-            score = _epochs(config, trainer, data, head_updates, reporter, accounts)
+            tracer = None
+            if config.run.trace:
+                tracer = Tracer(world, run_dir / "trace.json", min(config.run.trace_steps, num_steps))
+            score = _epochs(config, trainer, data, head_updates, reporter, accounts, tracer)
         _save(run_dir / "weights.h5", trainer, layout)
         for line in write_wire(run_dir / "wire.json", world, accounts):
             reporter.say(line)
@@ -108,7 +112,13 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
 
 
 def _epochs(
-    config: Config, trainer: Trainer, data: Data, head_updates: HeadSchedule, reporter: Reporter, accounts: Accounts
+    config: Config,
+    trainer: Trainer,
+    data: Data,
+    head_updates: HeadSchedule,
+    reporter: Reporter,
+    accounts: Accounts,
+    tracer: Tracer | None,
 ) -> Score | None:
     """Run the epochs, each followed by validation; return the last validation's score, None without any."""
     num_steps, step, score = _num_steps(config, data), 0, None
@@ -125,6 +135,11 @@ def _epochs(
                 raise CollectiveExit(1, f"error: {error}") from None
             step += 1
             reporter.advance(step)
+            if tracer is not None:
+                with accounts.paused():
+                    said = tracer.step_done(step)
+                if said is not None:
+                    reporter.say(said)
             if step % config.run.log_every == 0 or step == num_steps:
                 times, flows = accounts.close_window(step - window_start)
                 speed = total.num_examples / times.steps

@@ -15,6 +15,7 @@ import numpy as np
 from owt_mpi.data.augment import centre_crops, check_crop, crop_flip, normalise, random_crops
 from owt_mpi.data.readers import Reader
 from owt_mpi.data.sampler import PADDING, BatchPlan, rank_rows
+from owt_mpi.spans import span
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ class Loader:
 
     def _wait_for(self, made: "queue.Queue[Batch | BaseException | None]") -> Batch | BaseException | None:
         start = time.perf_counter()
-        item = made.get()
+        with span("wait for data", "waits"):
+            item = made.get()
         self.data_wait_seconds += time.perf_counter() - start
         return item
 

@@ -9,7 +9,7 @@ from owt_mpi.comm.ledger import FlowKey, Ledger
 from owt_mpi.comm.metered import MeteredCommunicator
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
-from owt_mpi.spans import SpanLog, about, logging_spans, span
+from owt_mpi.spans import SpanLog, about, log_spans_to, span
 from tests.comm.checks import CHECKS
 
 K = 4
@@ -168,13 +168,14 @@ def test_transports_tell_when_a_transfer_began_and_ended():
 def test_spans_tell_of_the_start_the_transfer_and_the_wait():
     def run(comm):
         log, metered = SpanLog(), MeteredCommunicator(comm, Ledger())
-        with logging_spans(log):
-            log.step = 7
-            with about("activations", 3):
-                pending = metered.start_all_gather(np.ones(2))
-            with span("head", head_pass=2):
-                pass
-            pending.wait()
+        log_spans_to(log)
+        log.step = 7
+        with about("activations", 3):
+            pending = metered.start_all_gather(np.ones(2))
+        with span("head", head_pass=2):
+            pass
+        pending.wait()
+        log_spans_to(None)
         metered.start_all_gather(np.ones(2)).wait()
         return log.spans
 
