@@ -1,18 +1,14 @@
 """Train a network: `mpirun -n K python -m owt_mpi.train --preset demo --data DIR`."""
 
-import contextlib
-import os
 import sys
 from dataclasses import replace
 
-import tyro
-
 from owt_mpi.comm.base import Communicator
-from owt_mpi.comm.guard import USAGE_ERROR, CollectiveExit, run_command
-from owt_mpi.comm.launcher import launcher_rank
+from owt_mpi.comm.guard import run_command
 from owt_mpi.comm.placement import ranks_sharing_cores
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
+from owt_mpi.command_line import parse_options, usage_errors
 from owt_mpi.config import Config, load_preset, preset_names, with_one_batch
 from owt_mpi.training_run import run_training
 
@@ -45,32 +41,14 @@ def main() -> int:
 
 def parse(arguments: list[str]) -> Config:
     """Return the configuration that the arguments give. CollectiveExit, with a message on rank 0, if they are wrong."""
-    try:
+    with usage_errors():
         preset = _preset_of(arguments)
         default = load_preset(preset) if preset else Config()
         given = {argument.split("=")[0].removeprefix("--").replace("-", "_") for argument in arguments}
         default = replace(default, batch=with_one_batch(default.batch, given))
-        with contextlib.ExitStack() as stack:
-            if launcher_rank():  # rank 0 speaks for all
-                silence = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-                stack.enter_context(contextlib.redirect_stdout(silence))
-                stack.enter_context(contextlib.redirect_stderr(silence))
-            config = tyro.cli(
-                Config,
-                prog="python -m owt_mpi.train",
-                description=DESCRIPTION.format(presets=", ".join(preset_names())),
-                args=arguments,
-                default=default,
-                config=(tyro.conf.OmitArgPrefixes,),
-            )
+        description = DESCRIPTION.format(presets=", ".join(preset_names()))
+        config = parse_options(default, arguments, "python -m owt_mpi.train", description)
         config.check()
-    except ValueError as error:
-        raise CollectiveExit(USAGE_ERROR, f"error: {error}") from None
-    except BrokenPipeError:  # the help's reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise CollectiveExit(0, "") from None
-    except SystemExit as end:
-        raise CollectiveExit(end.code if isinstance(end.code, int) else USAGE_ERROR, "") from None
     return config
 
 
