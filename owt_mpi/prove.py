@@ -1,0 +1,185 @@
+"""Show that K ranks train the network that one rank trains: `mpirun -n K python -m owt_mpi.prove --model NAME`."""
+
+import json
+import sys
+from dataclasses import dataclass, fields
+from math import isfinite
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from owt_mpi.backends.select import select_backend
+from owt_mpi.backends.threads import default_num_threads
+from owt_mpi.comm.base import Communicator
+from owt_mpi.comm.guard import USAGE_ERROR, CollectiveExit, agree, run_command
+from owt_mpi.comm.placement import ranks_sharing_cores
+from owt_mpi.comm.threads import run_ranks
+from owt_mpi.command_line import parse_options, usage_errors
+from owt_mpi.nn.model import InputSpec
+from owt_mpi.nn.models import find_builder
+from owt_mpi.proof.cases import ALL_SCHEMES, SchemeChoice, list_cases
+from owt_mpi.proof.compare import Result, UnfitProblem, prove
+from owt_mpi.proof.problem import Problem, smallest_crop
+from owt_mpi.proof.report import as_json, heading, row, totals
+
+DESCRIPTION = """Show that K ranks train the network that one rank trains.
+
+Trains a network from one seed on random images, on K ranks in every scheme, group size and period of head updates, and
+in a plain serial program, and compares all parameters. Exit code 0: all agree; 1: some do not.
+
+Examples:
+  python -m owt_mpi.prove --virtual-ranks 8
+  mpirun -n 4 python -m owt_mpi.prove --model alexnet-owt"""
+
+TOLERANCES = {"float32": 1e-5, "float64": 1e-10}
+CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class ProveOptions:
+    """What is proved."""
+
+    model: str = "small"
+    """The network: one that `python -m owt_mpi.train` knows, or your own as FILE.py:FUNCTION."""
+    crop: int = 0
+    """Side of the images; 0: the smallest of 16, 32, 64, 96, 128, 224 that the network accepts."""
+    classes: int = 16
+    """Number of classes."""
+    images_per_rank: int = 0
+    """Images a rank trains on in a step (n); 0: as many as ranks, so that all schemes are possible."""
+    steps: int = 5
+    """Steps of training."""
+    schemes: tuple[SchemeChoice, ...] = ALL_SCHEMES
+    """Schemes to try; "senders" are those between b and c."""
+    group_sizes: tuple[int, ...] = ()
+    """Sizes of the groups that split the head; none given: all that divide the ranks."""
+    virtual_ranks: int = 0
+    """Ranks as threads of this one process; 0: ranks are MPI's."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Type of weights and activations."""
+    backend: Literal["auto", "cuda", "onednn", "reference"] = "auto"
+    """What computes."""
+    tolerance: float = 0.0
+    """Largest difference that passes, relative to the parameter's largest element; 0: 1e-5 in float32, 1e-10 in
+    float64."""
+    lr: float = 0.01
+    """Learning rate for the whole batch; a head that learns from a share of it has that share of the rate."""
+    seed: int = 1
+    """Everything random is a function of it."""
+    verbose: bool = False
+    """Print every parameter's difference, not those of failures alone."""
+    json: str = ""
+    """Also write the table to this file as JSON."""
+
+    def check(self) -> None:
+        """Raise ValueError, naming the option and the way out, if a value can be seen to be wrong by itself."""
+        least = {"crop": 0, "classes": 2, "images_per_rank": 0, "steps": 1, "virtual_ranks": 0}
+        for name, value in ((f.name, getattr(self, f.name)) for f in fields(self)):
+            if name in least and value < least[name]:
+                raise ValueError(f"--{name.replace('_', '-')} is {value}, but must be at least {least[name]}")
+        if any(size < 1 for size in self.group_sizes):
+            raise ValueError(f"--group-sizes are {self.group_sizes}, but must be at least 1")
+        if not self.schemes:
+            raise ValueError(f"--schemes names none; give some of {', '.join(ALL_SCHEMES)}")
+        for name, number in (("tolerance", self.tolerance), ("lr", self.lr)):
+            if not (isfinite(number) and number >= 0):
+                raise ValueError(f"--{name} is {number}, but must be a finite number, 0 or more")
+        if self.json and not Path(self.json).resolve().parent.is_dir():
+            raise ValueError(f"--json {self.json}: there is no folder {Path(self.json).resolve().parent}")
+
+
+def main() -> int:
+    """Parse the command line, compare, and return the exit code."""
+    with usage_errors():
+        options = parse_options(ProveOptions(), sys.argv[1:], "python -m owt_mpi.prove", DESCRIPTION)
+        options.check()
+        find_builder(options.model)
+    if options.virtual_ranks:
+        num_ranks = options.virtual_ranks
+        run_ranks(num_ranks, lambda comm: run_proof(options, comm, num_ranks))
+        return 0
+    from owt_mpi.comm.mpi import world  # MPI starts here, not where --help or virtual ranks are all that is asked
+
+    comm: Communicator = world()
+    run_proof(options, comm, ranks_sharing_cores(comm))
+    return 0
+
+
+def run_proof(options: ProveOptions, world: Communicator, ranks_sharing_cores: int) -> None:
+    """Compare all cases, and print the table on rank 0. All ranks of `world` call.
+
+    `ranks_sharing_cores` of them run on this rank's cores. CollectiveExit with 1 if a case fails, with 2 if the
+    options are wrong.
+    """
+    error: Exception | None = None
+    try:
+        if world.size == 1:
+            raise ValueError(
+                "one rank cannot be compared with one; start it with mpirun -n K, or give --virtual-ranks K"
+            )
+        backend, reason = select_backend(options.backend, np.dtype(options.dtype))
+        num_threads = default_num_threads(ranks_sharing_cores)
+        backend.set_num_threads(num_threads)
+        problem = make_problem(options, world.size)
+        model = problem.new_model()
+    except (ValueError, OSError) as caught:
+        error = caught
+    agree(world, error, USAGE_ERROR)
+    tolerance = options.tolerance or TOLERANCES[options.dtype]
+    facts = {
+        "model": f"{model.name}, {model.loss} loss, {sum(p.size for p in model.parameters()):,} parameters",
+        "data": f"random images {problem.spec.crop} x {problem.spec.crop}, {options.classes} classes",
+        "training": f"{options.steps} steps of {problem.batch_size} images, rate {options.lr:g}, seed {options.seed}",
+        "ranks": f"{world.size}, {problem.batch_size // world.size} images a rank, threads a rank: {num_threads}",
+        "backend": reason,
+        "tolerance": tolerance,
+    }
+
+    def say(text: str) -> None:
+        if world.rank == 0:
+            print(text, flush=True)
+
+    for name, fact in facts.items():
+        say(f"{name}: {fact}")
+    say(f"\n{heading()}")
+    results: list[Result] = []
+    try:
+        cases = list_cases(world.size, options.schemes, options.group_sizes)
+        for result in prove(problem, cases, world, backend, tolerance):
+            say(row(result, options.verbose))
+            results.append(result)
+    except UnfitProblem as unfit:
+        raise CollectiveExit(USAGE_ERROR, f"error: {unfit}") from None
+    say(f"\n{totals(results)}")
+    if options.json and world.rank == 0:
+        Path(options.json).write_text(json.dumps(as_json(facts, results), indent=2) + "\n", encoding="utf-8")
+    _check_verdicts(results)
+
+
+def make_problem(options: ProveOptions, num_ranks: int) -> Problem:
+    """Return what is trained. ValueError if the network cannot be built."""
+    builder = find_builder(options.model)
+    crop = options.crop or smallest_crop(builder, CHANNELS, options.classes)
+    return Problem(
+        builder=builder,
+        spec=InputSpec(crop, CHANNELS, options.classes),
+        batch_size=(options.images_per_rank or num_ranks) * num_ranks,
+        num_steps=options.steps,
+        dtype=np.dtype(options.dtype),
+        seed=options.seed,
+        lr=options.lr,
+    )
+
+
+def _check_verdicts(results: list[Result]) -> None:
+    """Raise CollectiveExit unless some cases passed and none failed."""
+    verdicts = [result.verdict for result in results]
+    if "FAIL" in verdicts:
+        raise CollectiveExit(1, f"error: {verdicts.count('FAIL')} of {len(results)} cases do not equal one rank")
+    if "pass" not in verdicts:
+        raise CollectiveExit(USAGE_ERROR, "error: no case is possible; the table says why")
+
+
+if __name__ == "__main__":
+    run_command(main)
