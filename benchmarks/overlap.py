@@ -87,7 +87,7 @@ def measure(comm: Communicator, args: argparse.Namespace) -> tuple[list[Flows], 
     for _ in range(args.steps):
         trainer.train_step(batch, next(numbers))
     seconds = (time.perf_counter() - start) / args.steps
-    accounts.close_window(args.steps)
+    accounts.close_window(args.steps, comm)
     return comm.all_gather_object(accounts.flows), seconds
 
 

@@ -31,12 +31,16 @@ class Times:
 
 
 class Accounts:
-    """The accounts of this rank. `data_wait` returns the seconds it has waited for data so far."""
+    """The accounts of this rank. `data_wait` returns the seconds it has waited for data so far.
+
+    `flows` are this rank's over the run, `ranks` the times of every rank.
+    """
 
     def __init__(
         self, ledger: Ledger, data_wait: Callable[[], float], clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self.flows: Flows = {}
+        self.ranks: list[Times] = []
         self.num_steps = 0
         self._ledger, self._data_wait, self._clock = ledger, data_wait, clock
         self.open_window()
@@ -57,13 +61,17 @@ class Accounts:
             yield
         self._start += self._now() - before
 
-    def close_window(self, num_steps: int) -> tuple[Times, Flows]:
-        """Return the times and flows of the last `num_steps` steps, after adding them to the run's; open the next."""
-        times, flows = self._now() - self._start, self._ledger.take()
+    def close_window(self, num_steps: int, world: Communicator) -> tuple[list[Times], Flows]:
+        """Return every rank's times of the last `num_steps` steps, and this rank's flows. All ranks of `world` call.
+
+        They are added to the run's, and the next window is open.
+        """
+        ranks, flows = world.all_gather_object(self._now() - self._start), self._ledger.take()
         add_flows(self.flows, flows)
+        self.ranks = [a + b for a, b in zip(self.ranks, ranks, strict=True)] if self.ranks else ranks
         self.num_steps += num_steps
         self.open_window()
-        return times, flows
+        return ranks, flows
 
 
 def write_wire(path: Path, world: Communicator, accounts: Accounts) -> list[str]:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from owt_mpi.nn.restricted import restricted
 from owt_mpi.optim import schedule_factor
 from owt_mpi.parallel.head_update import HeadSchedule, head_update_of, parse_head_update
 from owt_mpi.parallel.layout import Layout, Plan, SchemeName, images_per_rank, make_layout
+from owt_mpi.stragglers import rank_lines
 from owt_mpi.summary import print_summary, summarise
 from owt_mpi.trace import Tracer
 from owt_mpi.trainer import NonFiniteLoss, Score, Trainer
@@ -104,7 +105,8 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
                 tracer = Tracer(world, run_dir / "trace.json", min(config.run.trace_steps, num_steps))
             score = _epochs(config, trainer, data, head_updates, reporter, accounts, tracer)
         _save(run_dir / "weights.h5", trainer, layout)
-        for line in write_wire(run_dir / "wire.json", world, accounts):
+        lines = write_wire(run_dir / "wire.json", world, accounts)
+        for line in lines + rank_lines(accounts.ranks, accounts.num_steps):
             reporter.say(line)
         if score is not None:
             reporter.say(f"validation accuracy {score.top1:.2%} (top-1), {score.top5:.2%} (top-5)")
@@ -141,7 +143,8 @@ def _epochs(
                 if said is not None:
                     reporter.say(said)
             if step % config.run.log_every == 0 or step == num_steps:
-                times, flows = accounts.close_window(step - window_start)
+                ranks, flows = accounts.close_window(step - window_start, trainer.layout.world)
+                times = ranks[trainer.layout.world.rank]
                 speed = total.num_examples / times.steps
                 data_wait, exchange_wait = times.data_wait / times.steps, times.exchange_wait / times.steps
                 reporter.record(
@@ -149,6 +152,7 @@ def _epochs(
                     images_per_second=speed, data_wait=data_wait, exchange_wait=exchange_wait,
                 )  # fmt: skip
                 reporter.record("wire", step=step, steps=step - window_start, flows=flow_rows(flows))
+                reporter.record("ranks", step=step, steps=step - window_start, ranks=[asdict(each) for each in ranks])
                 reporter.say(
                     f"epoch {epoch + 1}/{config.batch.epochs} step {step}/{num_steps}: loss {total.loss:.4f}, "
                     f"top-1 {total.top1:.1%}, {speed:.0f} images/s, "

@@ -64,6 +64,10 @@ def test_two_mpi_ranks_learn_and_keep_their_run(mpirun: Run, shards: Path, prese
         assert flow["calls"] % 36 == 0, "validation is left out"
         assert 0 <= flow["exposed_seconds"] <= flow["seconds"]
     assert any(line.startswith("  boundary all_gather_rows") for line in lines)
+    assert "ranks, ms a step:" in lines
+    times = [each for r in records_of(run_dir) if r["kind"] == "ranks" for each in r["ranks"]]
+    assert len(times) == 2 * 12
+    assert all(each["exchange_wait"] + each["data_wait"] < each["steps"] for each in times)
     assert json.loads((run_dir / "environment.json").read_text())["ranks"].startswith("2 ranks")
 
 
@@ -84,7 +88,7 @@ def test_virtual_and_mpi_ranks_train_the_network_that_one_rank_does(
             np.testing.assert_allclose(weights[name], values, rtol=1e-9, atol=1e-12, err_msg=f"{other}: {name}")
         for ours, serial in zip(records_of(tmp_path / other), records_of(tmp_path / "one"), strict=True):
             assert (ours["kind"], ours["step"]) == (serial["kind"], serial["step"])
-            if ours["kind"] == "wire":
+            if ours["kind"] in ("wire", "ranks"):
                 continue
             assert ours["loss"] == pytest.approx(serial["loss"], rel=1e-9)
             assert ours["top1"] == serial["top1"]
@@ -129,7 +133,10 @@ def test_max_steps_ends_the_run_in_mid_epoch_with_validation_and_weights(shards:
     done = train_alone(*options(shards, preset, tmp_path / "run"), "--max-steps", "4")
     assert done.returncode == 0, done.stderr
     kinds = [(r["kind"], r["step"]) for r in records_of(tmp_path / "run")]
-    assert kinds == [("train", 3), ("wire", 3), ("train", 4), ("wire", 4), ("validation", 4)]
+    assert kinds == [
+        *((kind, step) for step in (3, 4) for kind in ("train", "wire", "ranks")),
+        ("validation", 4),
+    ]
     assert (tmp_path / "run" / "weights.h5").exists()
 
 
