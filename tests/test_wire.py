@@ -16,6 +16,7 @@ from owt_mpi.data.loader import Batch
 from owt_mpi.nn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU
 from owt_mpi.nn.model import InputSpec, Model
 from owt_mpi.nn.module import Sequential
+from owt_mpi.nn.restricted import restricted
 from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.summary import summarise
 from owt_mpi.trainer import Trainer
@@ -62,16 +63,16 @@ def closed_form(plan, n, features, widths, trunk_size, itemsize):
     }
 
 
-def step_flows(plan):
+def step_flows(plan, build=small_model):
     """Return each rank's flows of one training step, and the forecast of what it receives."""
-    model = small_model()
+    model = build()
     plan.check(model, SMALL_N)
 
     def step(comm):
         ledger = Ledger()
         layout = make_layout(MeteredCommunicator(comm, ledger), plan)
         config = Config(parallel=ParallelOptions(dtype="float64", bucket_mib=0.001))
-        trainer = Trainer(config, small_model(), layout, ReferenceBackend(), SMALL_N * plan.num_ranks)
+        trainer = Trainer(config, build(), layout, ReferenceBackend(), SMALL_N * plan.num_ranks)
         rng = np.random.default_rng(comm.rank)
         row_numbers = comm.rank * SMALL_N + np.arange(SMALL_N)
         images = rng.standard_normal((SMALL_N, 6, 6, 3))
@@ -122,6 +123,16 @@ def test_every_flow_of_the_head_and_the_trunk_has_a_name():
         ("trunk", "bucket 1"),
         ("world", "score"),
     }
+
+
+def test_the_cross_talk_of_a_head_in_blocks_is_in_ledger_and_forecast():
+    for flows, forecast in step_flows(Plan(4, "c"), lambda: restricted(small_model(), 0.5, 8)):
+        received = Counter()
+        for key, flow in flows.items():
+            received[key.label, key.payload] += flow.received_bytes
+        layers = [received["head", f"head.fc{number}"] for number in (1, 2)]
+        assert layers == [2 * 3 * SMALL_N * features * 8 for features in (8 * 2, 8 * 1)], "half of 3 and of 2, a block"
+        assert sum(layers) == forecast["activations within the head and their gradients"]
 
 
 def test_the_page_shows_what_the_command_prints():

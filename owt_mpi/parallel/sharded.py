@@ -77,7 +77,7 @@ class BlocksOfLinear(Module):
         if self.whole_input:
             x = block_columns(x, self.block_inputs, self.block_inputs, self.first, self.count)
         elif self.cross_inputs:
-            cross = all_gather(cross, self.comm, axis=1)
+            cross = all_gather(cross, self.comm, axis=1, layer=self.name)
         return block_linear(x, cross, self.weight, self.bias, self.blocks, self.first, self.count)
 
 
