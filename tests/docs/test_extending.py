@@ -17,7 +17,9 @@ from owt_mpi.parallel.layout import Plan, SchemeName, make_layout
 from owt_mpi.summary import summarise
 from tests.mpi_run import ONE_THREAD, REPO_ROOT
 
-PAGES = ["README.md", "docs/extending.md", "docs/proof.md", "tests/README.md", "data_prep/README.md"]
+PAGES = [
+    "README.md", "docs/extending.md", "docs/proof.md", "docs/restricted.md", "tests/README.md", "data_prep/README.md",
+]  # fmt: skip
 EXTENDING = (REPO_ROOT / "docs/extending.md").read_text(encoding="utf-8")
 
 
