@@ -1,5 +1,6 @@
 """Restricted connectivity on K ranks: the same network as on one, and the bytes that it saves."""
 
+from collections import Counter
 from math import ceil
 
 import numpy as np
@@ -17,7 +18,7 @@ from owt_mpi.nn.restricted import restricted
 from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.parallel.sharded import shard_head, sharded_loss
 from owt_mpi.summary import summarise
-from tests import tiny
+from tests import test_wire, tiny
 from tests.op_check import REFERENCE
 from tests.tiny import SPEC, largest_difference, tiny_model, train_tiny, train_tiny_on
 
@@ -123,3 +124,19 @@ def test_received_bytes_are_those_of_the_closed_form(num_ranks, crosstalk):
     for scheme in "abc":
         assert activation_bytes(num_ranks, scheme, crosstalk) == expected, scheme
     assert activation_bytes(num_ranks, "d", crosstalk) == (a_feature * 9216 // num_ranks, a_feature * sum(cross))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "layers"), [("c", {"head.fc1", "head.fc2"}), ("d", {"head.fc0", "head.fc1", "head.fc2"})]
+)
+@pytest.mark.parametrize("num_ranks", [2, 4, 8])
+def test_a_step_that_ran_received_the_bytes_of_the_forecast(monkeypatch, num_ranks, scheme, layers):
+    dense = test_wire.small_model
+    monkeypatch.setattr(test_wire, "small_model", lambda: restricted(dense(), 0.4, BLOCKS))
+    for flows, forecast in test_wire.step_flows(Plan(num_ranks, scheme)):
+        received = Counter()
+        for key, flow in flows.items():
+            if key.payload not in test_wire.SIDE_TALK:
+                received[key.label] += flow.received_bytes
+        assert [received[label] for label in ("boundary", "head", "trunk", "replicas")] == list(forecast.values())
+        assert {key.payload for key in flows if key.label == "head"} == layers | {"hits"}
