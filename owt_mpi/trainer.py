@@ -1,6 +1,7 @@
 """One training step on one screen, and validation."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isfinite
 
 import numpy as np
@@ -13,7 +14,7 @@ from owt_mpi.nn.init import initialise
 from owt_mpi.nn.model import Model
 from owt_mpi.nn.module import Context
 from owt_mpi.optim import MomentumSGD, lr_for_batch
-from owt_mpi.parallel.grad_sync import GradSync
+from owt_mpi.parallel.grad_sync import AllReduceSync
 from owt_mpi.parallel.head_update import HeadUpdate, gradient_scales
 from owt_mpi.parallel.layout import Layout
 from owt_mpi.parallel.schedule import HeadStep, run_passes
@@ -71,13 +72,17 @@ class Trainer:
         self.head = shard_head(model.head, layout.head, model.num_features, layout.scheme.splits_inputs)
         trunk, head = self.trunk.parameters(), self.head.parameters()
         initialise(trunk + head, backend, self.seed, self.dtype)
-        bucket_bytes = int(config.parallel.bucket_mib * 2**20)
-        self.trunk_sync = GradSync(trunk, layout.trunk, backend, bucket_bytes)
-        self.head_sync = GradSync(head, layout.replicas, backend, bucket_bytes)
-        options = config.optimizer
-        settings = (options.momentum, options.weight_decay, options.bias_lr_multiplier)
-        self.trunk_sgd = MomentumSGD(trunk, backend, *settings)
-        self.head_sgd = MomentumSGD(head, backend, *settings)
+        options, parallel = config.optimizer, config.parallel
+        make_sgd = partial(
+            MomentumSGD,
+            backend=backend,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+            bias_lr_multiplier=options.bias_lr_multiplier,
+        )
+        bucket_bytes = int(parallel.bucket_mib * 2**20)
+        self.trunk_sync = AllReduceSync(trunk, layout.trunk, backend, make_sgd, bucket_bytes)
+        self.head_sync = AllReduceSync(head, layout.replicas, backend, make_sgd, bucket_bytes)
         self.trunk_lr = lr_for_batch(options.lr, options.lr_base_batch, global_batch, options.trunk_lr_rule)
         self.optimizer = options
         self.num_passes = layout.scheme.num_passes(layout.boundary.size)
@@ -104,8 +109,7 @@ class Trainer:
             backward(loss, self.backend.xp.full((), self.scales.head, self.dtype))
             if (p + 1) % self.period == 0 and p + 1 < self.num_passes:  # the last update comes with the trunk's
                 self.head_sync.start_all()
-                self.head_sync.wait()
-                self.head_sgd.step(self.head_lr * lr_factor)
+                self.head_sync.start_step(self.head_lr * lr_factor).wait()
             return inputs.grad * self.dtype.type(self.scales.boundary)
 
         acts = self._trunk_forward(batch, ctx)  # data parallel: this rank's images
@@ -116,14 +120,15 @@ class Trainer:
         if acts.requires_grad:  # not where the trunk has no parameters
             with span("trunk backward"), self.trunk_sync:  # buckets of gradients leave as they fill
                 backward(acts, grad_acts)
-        self.trunk_sync.wait()
-        self.head_sync.wait()
         score = _score(total.wait())
         if not isfinite(score.loss_sum):
+            self.trunk_sync.wait()
+            self.head_sync.wait()
             raise NonFiniteLoss(self._explain_non_finite(batch, step, score.loss))
         with span("update"):
-            self.trunk_sgd.step(self.trunk_lr * lr_factor)
-            self.head_sgd.step(self.head_lr * lr_factor)
+            weights = self.trunk_sync.start_step(self.trunk_lr * lr_factor)
+            self.head_sync.start_step(self.head_lr * lr_factor).wait()
+            weights.wait()
         return score
 
     def validate(self, batch: Batch) -> np.ndarray:

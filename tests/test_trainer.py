@@ -14,9 +14,11 @@ from owt_mpi.nn.layers import Flatten, Linear
 from owt_mpi.nn.model import Model
 from owt_mpi.nn.module import Sequential
 from owt_mpi.ops.conv2d import Conv2dOp
+from owt_mpi.parallel.grad_sync import AllReduceSync
 from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.trainer import NonFiniteLoss, Trainer
 from tests.comm.recording import RecordingCommunicator
+from tests.parallel.chain import sgd
 from tests.tiny import GLOBAL_BATCH, SPEC, global_batch, part_of, tiny_model
 
 CONFIG = Config(parallel=ParallelOptions(dtype="float64"))
@@ -31,8 +33,8 @@ def test_the_heads_gradients_cross_under_the_trunks_backward_where_the_head_is_c
     trainer = make_trainer(SerialCommunicator(), Plan(1, "dp"))
     replicas = SerialCommunicator()
     replicas.size = 2  # what the values are does not matter here
-    trainer.head_sync = type(trainer.head_sync)(
-        trainer.head.parameters(), RecordingCommunicator(replicas, events), trainer.backend
+    trainer.head_sync = AllReduceSync(
+        trainer.head.parameters(), RecordingCommunicator(replicas, events), trainer.backend, sgd
     )
     plain = Conv2dOp.backward
 

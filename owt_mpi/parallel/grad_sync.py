@@ -1,48 +1,78 @@
 """Gradients summed over ranks in buckets, each sent off as soon as the backward pass has filled it."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from math import prod
 from types import TracebackType
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
 from owt_mpi.autograd import Parameter
 from owt_mpi.backends.base import Array, Backend
-from owt_mpi.comm.base import Communicator, Pending
+from owt_mpi.comm.base import Communicator, Done, Pending
 from owt_mpi.spans import about
 
+T = TypeVar("T")
 
-class GradSync:
-    """Sums the gradients of `parameters` over the ranks of `comm`, under other work.
 
-    with grad_sync:        # a bucket leaves as soon as this backward has filled it
+class Optimizer(Protocol):
+    """What changes parameters."""
+
+    def step(self, lr: float) -> None:
+        """Update every parameter by its gradient, in place, and forget the gradients."""
+        ...
+
+
+MakeOptimizer = Callable[[list[Parameter]], Optimizer]
+
+
+class GradSync(ABC, Generic[T]):
+    """Keeps `parameters`, which all ranks of `comm` hold alike, in step: sums their gradients and updates them.
+
+    with sync:                        # a bucket leaves as soon as this backward has filled it
         backward(...)
-    grad_sync.wait()       # now every gradient is the sum over ranks
+    weights = sync.start_step(lr)     # waits for the sums
+    weights.wait()                    # now this rank has all new weights
 
     Where several backward passes add up, `start_all` after the last takes the place of the with-block.
 
-    The gradients live in flat buckets of at most `bucket_bytes` (a larger parameter has its own), filled from the
-    last parameter to the first, as a backward pass makes them. With one rank nothing is sent or copied.
+    The gradients live in flat buckets of at most `bucket_bytes` (a larger parameter has its own), each filled up with
+    zeros to a multiple of `multiple` elements, in the order from the last parameter to the first, as a backward pass
+    makes them. With one rank nothing is sent or copied. T is what an exchange under way results in.
     """
 
     def __init__(
-        self, parameters: list[Parameter], comm: Communicator, backend: Backend, bucket_bytes: int = 4 << 20
+        self, parameters: list[Parameter], comm: Communicator, backend: Backend, bucket_bytes: int, multiple: int
     ) -> None:
         self._comm, self._parameters = comm, parameters if comm.size > 1 else []
         self._bucket_of: dict[int, int] = {}
         self._buckets: list[Array] = []
         self._members: list[list[Parameter]] = []
         self._missing: list[int] = []
-        self._pending: list[Pending[Array]] = []
+        self._pending: list[tuple[int, Pending[T]]] = []  # (bucket, its exchange) in the order they were started
         for group in _group(self._parameters, bucket_bytes):
-            flat = backend.xp.zeros(sum(prod(p.shape) for p in group), group[0].dtype)
-            start = 0
-            for parameter in group:
-                size = prod(parameter.shape)
-                parameter.grad_buffer = flat[start : start + size].reshape(parameter.shape)
+            flat = backend.xp.zeros(-(-sum(prod(p.shape) for p in group) // multiple) * multiple, group[0].dtype)
+            for parameter, start in zip(group, starts_of(group), strict=True):
+                parameter.grad_buffer = flat[start : start + prod(parameter.shape)].reshape(parameter.shape)
                 self._bucket_of[id(parameter)] = len(self._buckets)
-                start += size
             self._buckets.append(flat)
             self._members.append(group)
+
+    @abstractmethod
+    def start_step(self, lr: float) -> Pending[None]:
+        """Update the parameters by the summed gradients, forget those, and start to collect the new weights.
+
+        Nothing may read the weights before `wait()` has returned.
+        """
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Return when every exchange that was started is done."""
+
+    @abstractmethod
+    def _start_exchange(self, flat: Array) -> Pending[T]:
+        """Start to sum a bucket."""
 
     def __enter__(self) -> None:
         self._missing = [len(members) for members in self._members]
@@ -59,24 +89,54 @@ class GradSync:
 
     def start_all(self) -> None:
         """Send all buckets off; every gradient is complete."""
-        self._pending = [self._start(bucket) for bucket in range(len(self._buckets))]
-
-    def wait(self) -> None:
-        """Return when every gradient is the sum over ranks."""
-        for pending in self._pending:
-            pending.wait()
         self._pending = []
+        for bucket in range(len(self._buckets)):
+            self._start(bucket)
 
     def _on_grad_ready(self, parameter: Parameter) -> None:
         bucket = self._bucket_of[id(parameter)]
         self._missing[bucket] -= 1
         if self._missing[bucket] == 0:
-            self._pending.append(self._start(bucket))  # crosses under the rest of backward
+            self._start(bucket)  # crosses under the rest of backward
 
-    def _start(self, bucket: int) -> Pending[Array]:
-        flat = self._buckets[bucket]
+    def _start(self, bucket: int) -> None:
         with about(f"bucket {bucket}"):
-            return self._comm.start_all_reduce(flat, out=flat)
+            self._pending.append((bucket, self._start_exchange(self._buckets[bucket])))
+
+
+class AllReduceSync(GradSync[Array]):
+    """Every rank gets the summed gradients and makes the whole update itself."""
+
+    def __init__(
+        self,
+        parameters: list[Parameter],
+        comm: Communicator,
+        backend: Backend,
+        make_optimizer: MakeOptimizer,
+        bucket_bytes: int = 4 << 20,
+    ) -> None:
+        super().__init__(parameters, comm, backend, bucket_bytes, multiple=1)
+        self._optimizer = make_optimizer(parameters)
+
+    def start_step(self, lr: float) -> Pending[None]:
+        self.wait()
+        self._optimizer.step(lr)
+        return Done(None)
+
+    def wait(self) -> None:
+        """Return when every gradient is the sum over ranks."""
+        for _, pending in self._pending:
+            pending.wait()
+        self._pending = []
+
+    def _start_exchange(self, flat: Array) -> Pending[Array]:
+        return self._comm.start_all_reduce(flat, out=flat)
+
+
+def starts_of(parameters: list[Parameter]) -> list[int]:
+    """Return at which element of their bucket the parameters start."""
+    ends = np.cumsum([prod(p.shape) for p in parameters]).tolist()
+    return [0, *ends[:-1]]
 
 
 def _group(parameters: list[Parameter], bucket_bytes: int) -> list[list[Parameter]]:

@@ -3,51 +3,34 @@
 import numpy as np
 import pytest
 
-from owt_mpi.autograd import Parameter, backward, tensor
+from owt_mpi.autograd import backward
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
-from owt_mpi.nn.init import Constant
-from owt_mpi.ops.linear import LinearOp, linear
-from owt_mpi.ops.relu import relu
-from owt_mpi.parallel.grad_sync import GradSync
-from tests.comm.recording import RecordingCommunicator
+from owt_mpi.parallel.grad_sync import AllReduceSync
 from tests.op_check import REFERENCE
-
-NUM_LAYERS = 4
-MATRIX_BYTES = 6 * 6 * 8
-
-
-def make_parameters() -> list[Parameter]:
-    parameters = []
-    for i in range(NUM_LAYERS):
-        parameter = Parameter((6, 6), Constant(0.0))
-        parameter.name = f"layer{i}"
-        parameter.set_data(np.random.default_rng(i).standard_normal((6, 6)), REFERENCE)
-        parameters.append(parameter)
-    return parameters
+from tests.parallel.chain import (
+    LAYER_BYTES,
+    TwoAlike,
+    events_of_step,
+    forward,
+    make_parameters,
+    rows_of,
+    sgd,
+    train,
+    train_alone,
+)
 
 
-def forward(parameters, rows):
-    y = tensor(rows, REFERENCE)
-    for parameter in parameters:
-        y = relu(linear(y, parameter, None))
-    return y
-
-
-def rows_of(rank):
-    return np.random.default_rng(100 + rank).standard_normal((3, 6))
-
-
-@pytest.mark.parametrize("bucket_bytes", [1, 2 * MATRIX_BYTES, 10**6])
+@pytest.mark.parametrize("bucket_bytes", [1, 2 * LAYER_BYTES, 10**6])
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
 def test_gradients_are_the_sum_over_ranks(num_ranks, bucket_bytes):
     expected = make_parameters()
     for rank in range(num_ranks):
         backward(forward(expected, rows_of(rank)), np.ones((3, 6)))
 
-    def train(comm):
+    def sum_twice(comm):
         parameters = make_parameters()
-        sync = GradSync(parameters, comm, REFERENCE, bucket_bytes)
+        sync = AllReduceSync(parameters, comm, REFERENCE, sgd, bucket_bytes)
         for _ in range(2):  # the second time reuses the buckets
             for parameter in parameters:
                 parameter.clear_grad()
@@ -57,39 +40,29 @@ def test_gradients_are_the_sum_over_ranks(num_ranks, bucket_bytes):
             sync.wait()
         return [p.grad for p in parameters]
 
-    for gradients in run_ranks(num_ranks, train):
+    for gradients in run_ranks(num_ranks, sum_twice):
         for gradient, parameter in zip(gradients, expected, strict=True):
             np.testing.assert_allclose(gradient, parameter.grad, rtol=1e-12)
 
 
-def events_of_backward(comm, bucket_bytes, monkeypatch):
-    events = []
-    parameters = make_parameters()
-    sync = GradSync(parameters, RecordingCommunicator(comm, events), REFERENCE, bucket_bytes)
-    y = forward(parameters, rows_of(comm.rank))
-    plain = LinearOp.backward
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_steps_are_those_of_one_rank_with_the_rows_of_all(num_ranks):
+    def train_shared(comm):
+        parameters = make_parameters()
+        return train(parameters, AllReduceSync(parameters, comm, REFERENCE, sgd, LAYER_BYTES), comm.rank)
 
-    def noted(self, gy):
-        events.append("backward of a layer")
-        return plain(self, gy)
-
-    monkeypatch.setattr(LinearOp, "backward", noted)
-    with sync:
-        backward(y, np.ones((3, 6)))
-    sync.wait()
-    monkeypatch.undo()
-    return events
+    for weights in run_ranks(num_ranks, train_shared):
+        for got, expected in zip(weights, train_alone(num_ranks), strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-11)
 
 
 def test_each_bucket_leaves_as_soon_as_it_is_full_and_is_waited_for_at_the_end(monkeypatch):
-    two_ranks = SerialCommunicator()
-    two_ranks.size = 2  # what the values are does not matter here
     layer = "backward of a layer"
-    assert events_of_backward(two_ranks, 2 * MATRIX_BYTES, monkeypatch) == [
+    assert events_of_step(AllReduceSync, TwoAlike(), monkeypatch, 2 * LAYER_BYTES) == [
         layer, layer, "start all_reduce 1", layer, layer, "start all_reduce 2",
-        "wait all_reduce 1", "wait all_reduce 2",
+        "wait all_reduce 1", "wait all_reduce 2", "update", "other work",
     ]  # fmt: skip
-    assert events_of_backward(two_ranks, 1, monkeypatch)[:4] == [
+    assert events_of_step(AllReduceSync, TwoAlike(), monkeypatch, LAYER_BYTES)[:4] == [
         layer,
         "start all_reduce 1",
         layer,
@@ -98,13 +71,14 @@ def test_each_bucket_leaves_as_soon_as_it_is_full_and_is_waited_for_at_the_end(m
 
 
 def test_one_rank_sends_and_copies_nothing(monkeypatch):
-    assert events_of_backward(SerialCommunicator(), 1, monkeypatch) == ["backward of a layer"] * NUM_LAYERS
+    events = events_of_step(AllReduceSync, SerialCommunicator(), monkeypatch, 1)
+    assert events == ["backward of a layer"] * 4 + ["update", "other work"]
 
 
 def test_gradients_of_several_backward_passes_are_summed_once():
-    def train(comm):
+    def sum_parts(comm):
         parameters = make_parameters()
-        sync = GradSync(parameters, comm, REFERENCE, 2 * MATRIX_BYTES)
+        sync = AllReduceSync(parameters, comm, REFERENCE, sgd, 2 * LAYER_BYTES)
         for rows in np.split(rows_of(comm.rank), 3):
             backward(forward(parameters, rows), np.ones((1, 6)))
         sync.start_all()
@@ -114,16 +88,16 @@ def test_gradients_of_several_backward_passes_are_summed_once():
     expected = make_parameters()
     for rank in range(2):
         backward(forward(expected, rows_of(rank)), np.ones((3, 6)))
-    for gradients in run_ranks(2, train):
+    for gradients in run_ranks(2, sum_parts):
         for gradient, parameter in zip(gradients, expected, strict=True):
             np.testing.assert_allclose(gradient, parameter.grad, rtol=1e-12)
 
 
 def test_a_parameter_that_gets_no_gradient_is_noticed():
-    def train(comm):
+    def leave_out_the_last_layer(comm):
         parameters = make_parameters()
-        with GradSync(parameters, comm, REFERENCE):
-            backward(forward(parameters[:-1], rows_of(0)), np.ones((3, 6)))
+        with AllReduceSync(parameters, comm, REFERENCE, sgd):
+            backward(forward(parameters[:-2], rows_of(0)), np.ones((3, 6)))
 
     with pytest.raises(AssertionError, match="buckets that wait for gradients"):
-        run_ranks(2, train)
+        run_ranks(2, leave_out_the_last_layer)
