@@ -106,6 +106,9 @@ class ParallelOptions:
     differ: per-pass,31:per-iteration."""
     virtual_ranks: int = 0
     """Train as that many ranks would, as threads of this one process; 0: ranks are MPI's."""
+    wire_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Type in which gradients cross; they are added up as computed. auto: as computed, nothing is rounded;
+    bfloat16 keeps 3 digits; float16 keeps 4 of what is between 6e-5 and 65504, and is infinite above."""
     bucket_mib: float = 4.0
     """Gradients are summed over ranks in pieces of that size, while the backward pass runs."""
     backend: Literal["auto", "cuda", "onednn", "reference"] = "auto"

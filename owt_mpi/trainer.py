@@ -80,9 +80,9 @@ class Trainer:
             weight_decay=options.weight_decay,
             bias_lr_multiplier=options.bias_lr_multiplier,
         )
-        bucket_bytes = int(parallel.bucket_mib * 2**20)
-        self.trunk_sync = AllReduceSync(trunk, layout.trunk, backend, make_sgd, bucket_bytes)
-        self.head_sync = AllReduceSync(head, layout.replicas, backend, make_sgd, bucket_bytes)
+        exchange = (int(parallel.bucket_mib * 2**20), parallel.wire_dtype)
+        self.trunk_sync = AllReduceSync(trunk, layout.trunk, backend, make_sgd, *exchange)
+        self.head_sync = AllReduceSync(head, layout.replicas, backend, make_sgd, *exchange)
         self.trunk_lr = lr_for_batch(options.lr, options.lr_base_batch, global_batch, options.trunk_lr_rule)
         self.optimizer = options
         self.num_passes = layout.scheme.num_passes(layout.boundary.size)

@@ -11,6 +11,8 @@ import numpy as np
 from owt_mpi.autograd import Parameter
 from owt_mpi.backends.base import Array, Backend
 from owt_mpi.comm.base import Communicator, Done, Pending
+from owt_mpi.parallel.wire import Wire
+from owt_mpi.parallel.wire_format import WireDtype
 from owt_mpi.spans import about
 
 T = TypeVar("T")
@@ -104,7 +106,7 @@ class GradSync(ABC, Generic[T]):
             self._pending.append((bucket, self._start_exchange(self._buckets[bucket])))
 
 
-class AllReduceSync(GradSync[Array]):
+class AllReduceSync(GradSync[Pending[Array]]):
     """Every rank gets the summed gradients and makes the whole update itself."""
 
     def __init__(
@@ -114,8 +116,10 @@ class AllReduceSync(GradSync[Array]):
         backend: Backend,
         make_optimizer: MakeOptimizer,
         bucket_bytes: int = 4 << 20,
+        wire_dtype: WireDtype = "auto",
     ) -> None:
-        super().__init__(parameters, comm, backend, bucket_bytes, multiple=1)
+        self._wire = Wire(comm, wire_dtype)
+        super().__init__(parameters, comm, backend, bucket_bytes, comm.size if self._wire.rounds else 1)
         self._optimizer = make_optimizer(parameters)
 
     def start_step(self, lr: float) -> Pending[None]:
@@ -125,12 +129,16 @@ class AllReduceSync(GradSync[Array]):
 
     def wait(self) -> None:
         """Return when every gradient is the sum over ranks."""
-        for _, pending in self._pending:
+        returning = []
+        for bucket, pending in self._pending:
+            with about(f"bucket {bucket}"):
+                returning.append(pending.wait())
+        for pending in returning:
             pending.wait()
         self._pending = []
 
-    def _start_exchange(self, flat: Array) -> Pending[Array]:
-        return self._comm.start_all_reduce(flat, out=flat)
+    def _start_exchange(self, flat: Array) -> Pending[Pending[Array]]:
+        return self._wire.start_all_reduce(flat)
 
 
 def starts_of(parameters: list[Parameter]) -> list[int]:

@@ -44,3 +44,6 @@ class RecordingCommunicator:
 
     def start_reduce_scatter_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
         return self._record("reduce_scatter_rows", self._inner.start_reduce_scatter_rows(x, num_rows))
+
+    def start_all_to_all(self, x: Array, split_axis: int, concat_axis: int) -> Pending[Array]:
+        return self._record("all_to_all", self._inner.start_all_to_all(x, split_axis, concat_axis))
