@@ -106,8 +106,12 @@ class ParallelOptions:
     differ: per-pass,31:per-iteration."""
     virtual_ranks: int = 0
     """Train as that many ranks would, as threads of this one process; 0: ranks are MPI's."""
+    trunk_sync: Literal["all-reduce", "sharded"] = "all-reduce"
+    """How ranks that hold the same weights (the trunk's; a head's copies) keep them the same. all-reduce: every rank
+    gets the summed gradients and updates all weights; sharded (the paper's): each rank gets the sum for 1/K of them,
+    updates it, with momentum for that part alone, and sends it to all."""
     wire_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """Type in which gradients cross; they are added up as computed. auto: as computed, nothing is rounded;
+    """Type in which these gradients cross; they are added up as computed. auto: as computed, nothing is rounded;
     bfloat16 keeps 3 digits; float16 keeps 4 of what is between 6e-5 and 65504, and is infinite above."""
     bucket_mib: float = 4.0
     """Gradients are summed over ranks in pieces of that size, while the backward pass runs."""

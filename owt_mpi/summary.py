@@ -17,6 +17,8 @@ from owt_mpi.nn.module import Module, Sequential, symbolic_context
 from owt_mpi.parallel.collective_ops import AllGatherOp, ReduceScatterOp
 from owt_mpi.parallel.layout import Layout
 from owt_mpi.parallel.sharded import shard_head
+from owt_mpi.parallel.weight_sync import TrunkSync, sync_bytes
+from owt_mpi.parallel.wire_format import WireDtype
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,18 @@ class Summary:
     received_bytes: dict[str, int]
 
 
-def summarise(model: Model, layout: Layout, images_per_rank: int, dtype: np.dtype) -> Summary:
-    """Return the costs of `model` on the ranks of `layout`, with `images_per_rank` (n) images a rank and step."""
+def summarise(
+    model: Model,
+    layout: Layout,
+    images_per_rank: int,
+    dtype: np.dtype,
+    trunk_sync: TrunkSync = "all-reduce",
+    wire_dtype: WireDtype = "auto",
+) -> Summary:
+    """Return the costs of `model` on the ranks of `layout`, with `images_per_rank` (n) images a rank and step.
+
+    The zeros that fill up buckets are not counted.
+    """
     spec, size = model.spec, layout.boundary.size
     images = symbolic((images_per_rank, spec.crop, spec.crop, spec.channels))
     trunk_layers, acts, trunk_ops = _trace(model.trunk, images, dtype.itemsize)
@@ -64,6 +76,8 @@ def summarise(model: Model, layout: Layout, images_per_rank: int, dtype: np.dtyp
     )
     crossing = sum(prod(_gathered_shape(op)) for op in head_ops if isinstance(op, AllGatherOp | ReduceScatterOp))
     kept = [images.shape, boundary.shape, *(_output_shape(op) for op in (*trunk_ops, *head_ops))]
+    shares = (layout.trunk.size, layout.replicas.size) if trunk_sync == "sharded" else (1, 1)  # of the momentum
+    sync = (trunk_sync, wire_dtype, dtype)
     return Summary(
         model=model.name,
         ranks=layout.world.size,
@@ -74,14 +88,14 @@ def summarise(model: Model, layout: Layout, images_per_rank: int, dtype: np.dtyp
         memory_bytes={
             "weights": trunk_bytes + head_bytes,
             "gradients": trunk_bytes + head_bytes,
-            "momentum": trunk_bytes + head_bytes,
+            "momentum": trunk_bytes // shares[0] + head_bytes // shares[1],
             "activations": sum(prod(shape) for shape in kept) * dtype.itemsize,
         },
         received_bytes={
             "activations to the head and their gradients": received * prod(boundary.shape) // size,
             "activations within the head and their gradients": received * crossing // size,
-            "gradients of the trunk": _all_reduce_bytes(trunk_bytes, layout.trunk.size),
-            "gradients of the head": _all_reduce_bytes(head_bytes, layout.replicas.size),
+            **_sync_bytes("trunk", trunk_bytes, layout.trunk.size, *sync),
+            **_sync_bytes("head", head_bytes, layout.replicas.size, *sync),
         },
     )
 
@@ -162,5 +176,8 @@ def _gathered_shape(op: AllGatherOp | ReduceScatterOp) -> Shape:
     return _output_shape(op) if isinstance(op, AllGatherOp) else op.inputs[0].shape
 
 
-def _all_reduce_bytes(size_bytes: int, num_ranks: int) -> int:
-    return 2 * (num_ranks - 1) * size_bytes // num_ranks
+def _sync_bytes(
+    part: str, size_bytes: int, num_ranks: int, kind: TrunkSync, wire_dtype: WireDtype, dtype: np.dtype
+) -> dict[str, int]:
+    gradients, weights = sync_bytes(size_bytes // dtype.itemsize, num_ranks, kind, wire_dtype, dtype)
+    return {f"gradients of the {part}": gradients, **({f"new weights of the {part}": weights} if weights else {})}

@@ -14,11 +14,11 @@ from owt_mpi.nn.init import initialise
 from owt_mpi.nn.model import Model
 from owt_mpi.nn.module import Context
 from owt_mpi.optim import MomentumSGD, lr_for_batch
-from owt_mpi.parallel.grad_sync import AllReduceSync
 from owt_mpi.parallel.head_update import HeadUpdate, gradient_scales
 from owt_mpi.parallel.layout import Layout
 from owt_mpi.parallel.schedule import HeadStep, run_passes
 from owt_mpi.parallel.sharded import classes_above_label, shard_head, sharded_loss
+from owt_mpi.parallel.weight_sync import make_weight_sync
 from owt_mpi.spans import about, span
 
 
@@ -81,8 +81,8 @@ class Trainer:
             bias_lr_multiplier=options.bias_lr_multiplier,
         )
         exchange = (int(parallel.bucket_mib * 2**20), parallel.wire_dtype)
-        self.trunk_sync = AllReduceSync(trunk, layout.trunk, backend, make_sgd, *exchange)
-        self.head_sync = AllReduceSync(head, layout.replicas, backend, make_sgd, *exchange)
+        self.trunk_sync = make_weight_sync(parallel.trunk_sync, trunk, layout.trunk, backend, make_sgd, *exchange)
+        self.head_sync = make_weight_sync(parallel.trunk_sync, head, layout.replicas, backend, make_sgd, *exchange)
         self.trunk_lr = lr_for_batch(options.lr, options.lr_base_batch, global_batch, options.trunk_lr_rule)
         self.optimizer = options
         self.num_passes = layout.scheme.num_passes(layout.boundary.size)
@@ -127,7 +127,7 @@ class Trainer:
             raise NonFiniteLoss(self._explain_non_finite(batch, step, score.loss))
         with span("update"):
             weights = self.trunk_sync.start_step(self.trunk_lr * lr_factor)
-            self.head_sync.start_step(self.head_lr * lr_factor).wait()
+            self.head_sync.start_step(self.head_lr * lr_factor).wait()  # sharded: the trunk's weights cross under it
             weights.wait()
         return score
 

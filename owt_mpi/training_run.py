@@ -80,7 +80,8 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
     layout = make_layout(world, plan)
     if config.run.dry_run:
         if world.rank == 0:
-            print_summary(summarise(model, layout, per_rank, dtype), config.run.json)
+            sync = (config.parallel.trunk_sync, config.parallel.wire_dtype)
+            print_summary(summarise(model, layout, per_rank, dtype, *sync), config.run.json)
         return
     run_dir = _make_run_dir(config, world)
     num_steps = _num_steps(config, data)

@@ -12,10 +12,11 @@ from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.summary import Summary, print_summary, summarise
 
 
-def summary_of(scheme: str, num_ranks: int, model: str = "alexnet-owt", n: int = 128) -> Summary:
+def summary_of(scheme: str, num_ranks: int, model: str = "alexnet-owt", n: int = 128, **sync: str) -> Summary:
     def fn(comm):
         spec = InputSpec(224, 3, 1000)
-        return summarise(MODELS[model](spec), make_layout(comm, Plan(num_ranks, scheme)), n, np.dtype(np.float32))
+        layout = make_layout(comm, Plan(num_ranks, scheme))
+        return summarise(MODELS[model](spec), layout, n, np.dtype(np.float32), **sync)
 
     return run_ranks(num_ranks, fn)[0]
 
@@ -28,6 +29,26 @@ def test_received_bytes_are_those_of_the_closed_form(num_ranks, dp, hybrid):
     for scheme, expected in (("dp", dp), ("a", hybrid), ("b", hybrid), ("c", hybrid)):
         received = sum(summary_of(scheme, num_ranks).received_bytes.values()) / 1e6
         assert received == pytest.approx(expected, abs=0.06), scheme
+
+
+@pytest.mark.parametrize("scheme", ["dp", "c"])
+def test_sharded_synchronisation_moves_the_bytes_of_an_all_reduce_and_shares_the_momentum(scheme):
+    whole, sharded = summary_of(scheme, 4), summary_of(scheme, 4, trunk_sync="sharded")
+    assert sum(sharded.received_bytes.values()) == sum(whole.received_bytes.values())
+    assert sharded.received_bytes["new weights of the trunk"] == 3 / 4 * 4 * 2_469_696
+    head = 61_100_840 - 2_469_696
+    held = 2_469_696 // 4 + head // 4  # dp: of copies; (c): of a head that is split already
+    assert sharded.memory_bytes["momentum"] == 4 * held
+    assert sharded.memory_bytes["gradients"] == whole.memory_bytes["gradients"]
+
+
+def test_16_bits_on_the_wire_halve_the_gradients_and_leave_new_weights_whole():
+    def trunk_bytes(**sync):
+        return [size for name, size in summary_of("c", 2, **sync).received_bytes.items() if "trunk" in name]
+
+    assert trunk_bytes() == [4 * 2_469_696]
+    assert trunk_bytes(wire_dtype="bfloat16") == trunk_bytes(wire_dtype="float16") == [2 * 2_469_696]
+    assert trunk_bytes(wire_dtype="float16", trunk_sync="sharded") == [2_469_696, 2 * 2_469_696]
 
 
 def test_the_input_split_moves_41_percent_less_within_and_before_the_head_at_8_ranks():

@@ -16,6 +16,7 @@ from owt_mpi.nn.model import InputSpec, Loss, Model, num_features
 from owt_mpi.nn.module import Sequential
 from owt_mpi.parallel.head_update import HeadUpdate
 from owt_mpi.parallel.layout import Plan, make_layout
+from owt_mpi.parallel.weight_sync import TrunkSync
 from owt_mpi.parallel.wire_format import WireDtype
 from owt_mpi.trainer import Trainer
 
@@ -76,6 +77,7 @@ def train_tiny(
     num_steps: int = 20,
     loss: Loss = "logistic",
     backend: Backend | None = None,
+    trunk_sync: TrunkSync = "all-reduce",
     wire_dtype: WireDtype = "auto",
 ) -> tuple[dict[str, np.ndarray], list[float]]:
     """Train on the ranks of `comm`; return the parameters as global arrays, and the loss of every step.
@@ -84,7 +86,7 @@ def train_tiny(
     """
     config = Config(
         optimizer=OptimizerOptions(lr=0.02, lr_base_batch=GLOBAL_BATCH),
-        parallel=ParallelOptions(dtype=dtype, bucket_mib=0.001, wire_dtype=wire_dtype),
+        parallel=ParallelOptions(dtype=dtype, bucket_mib=0.001, trunk_sync=trunk_sync, wire_dtype=wire_dtype),
     )
     model, plan = tiny_model(loss), plan or Plan(comm.size)
     plan.check(model, GLOBAL_BATCH // comm.size)

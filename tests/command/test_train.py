@@ -94,6 +94,23 @@ def test_virtual_and_mpi_ranks_train_the_network_that_one_rank_does(
             assert ours["top1"] == serial["top1"]
 
 
+@pytest.mark.parametrize(
+    "sync", [("sharded", "auto"), ("sharded", "bfloat16"), ("all-reduce", "float16")], ids="-".join
+)
+def test_mpi_ranks_share_the_update_or_send_16_bits_and_train_the_network_that_one_rank_does(
+    mpirun: Run, shards: Path, preset: Path, tmp_path: Path, sync: tuple[str, str]
+):
+    trunk_sync, wire_dtype = sync
+    same = ["--backend", "reference", "--dtype", "float64", "--max-steps", "4"]
+    assert train_alone(*options(shards, preset, tmp_path / "one"), *same).returncode == 0
+    shared = [*same, "--scheme", "dp", "--trunk-sync", trunk_sync, "--wire-dtype", wire_dtype]
+    mpirun(2, [*TRAIN, *options(shards, preset, tmp_path / "mpi"), *shared]).check()
+    expected, weights = (read_weights(tmp_path / run / "weights.h5") for run in ("one", "mpi"))
+    tolerance = 1e-12 if wire_dtype == "auto" else 1e-3
+    for name, values in expected.items():
+        np.testing.assert_allclose(weights[name], values, rtol=0, atol=tolerance, err_msg=name)
+
+
 def test_the_head_may_learn_after_every_pass_and_later_once_a_step(shards: Path, preset: Path, tmp_path: Path):
     weights = {}
     for update in ("per-iteration", "per-pass", "per-pass,2:per-iteration"):

@@ -7,6 +7,7 @@ from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.parallel.grad_sync import AllReduceSync
 from owt_mpi.parallel.layout import Plan
+from owt_mpi.parallel.sharded_sync import ShardedSync
 from owt_mpi.parallel.wire import Then, Wire
 from owt_mpi.parallel.wire_format import from_wire, to_wire, wire_itemsize
 from tests.parallel.chain import LAYER_BYTES, TwoAlike, events_of_step
@@ -115,15 +116,16 @@ def test_sums_are_not_made_in_16_bits(wire_dtype, large):
     assert (scattered == large + 2).all()
 
 
+@pytest.mark.parametrize("trunk_sync", ["all-reduce", "sharded"])
 @pytest.mark.parametrize("wire_dtype", ["float32", "float16", "bfloat16"])
-def test_ranks_stay_alike_and_near_the_network_of_full_precision(wire_dtype):
+def test_ranks_stay_alike_and_near_the_network_of_full_precision(wire_dtype, trunk_sync):
     plan = Plan(4, "c", group_size=2)  # copies of the head too; train_tiny_on looks that all ranks agree
     exact, _ = train_tiny_on(plan, num_steps=5)
-    rounded, _ = train_tiny_on(plan, num_steps=5, wire_dtype=wire_dtype)
+    rounded, _ = train_tiny_on(plan, num_steps=5, trunk_sync=trunk_sync, wire_dtype=wire_dtype)
     assert 0 < largest_difference(rounded, exact) < UNIT[wire_dtype]
 
 
-@pytest.mark.parametrize("sync_type", [AllReduceSync])
+@pytest.mark.parametrize("sync_type", [AllReduceSync, ShardedSync])
 def test_terms_cross_during_backward_and_sums_or_weights_come_back_after_it(sync_type, monkeypatch):
     layer = "backward of a layer"
     sent = [layer, layer, "start all_to_all 1", layer, layer, "start all_to_all 2"]
@@ -131,6 +133,10 @@ def test_terms_cross_during_backward_and_sums_or_weights_come_back_after_it(sync
         AllReduceSync: [
             "wait all_to_all 1", "start all_gather 3", "wait all_to_all 2", "start all_gather 4",
             "wait all_gather 3", "wait all_gather 4", "update", "other work",
+        ],
+        ShardedSync: [
+            "wait all_to_all 1", "update", "start all_gather 3", "wait all_to_all 2", "update", "start all_gather 4",
+            "other work", "wait all_gather 3", "wait all_gather 4",
         ],
     }  # fmt: skip
     events = events_of_step(sync_type, TwoAlike(), monkeypatch, 2 * LAYER_BYTES, "bfloat16")
