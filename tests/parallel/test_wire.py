@@ -99,6 +99,7 @@ def test_sums_are_wrong_by_no_more_than_stated_and_equal_on_all_ranks(num_ranks,
     assert (np.abs(scattered - exact) <= slack * u * magnitude).all()
     assert (np.abs(reduced - exact) <= slack * (2 * u + u * u) * magnitude).all()
     assert np.abs(scattered - exact).max() > u / 8, "something was rounded"
+    np.testing.assert_array_equal(reduced, from_wire(to_wire(reduced, wire_dtype), wire_dtype, FLOAT64))
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
