@@ -21,11 +21,10 @@ from tests.comm.recording import RecordingCommunicator
 from tests.parallel.chain import sgd
 from tests.tiny import GLOBAL_BATCH, SPEC, global_batch, part_of, tiny_model
 
-CONFIG = Config(parallel=ParallelOptions(dtype="float64"))
 
-
-def make_trainer(comm, plan, model=None):
-    return Trainer(CONFIG, model or tiny_model(), make_layout(comm, plan), ReferenceBackend(), GLOBAL_BATCH)
+def make_trainer(comm, plan, model=None, trunk_sync="all-reduce"):
+    config = Config(parallel=ParallelOptions(dtype="float64", trunk_sync=trunk_sync))
+    return Trainer(config, model or tiny_model(), make_layout(comm, plan), ReferenceBackend(), GLOBAL_BATCH)
 
 
 def test_the_heads_gradients_cross_under_the_trunks_backward_where_the_head_is_copied(monkeypatch):
@@ -48,9 +47,10 @@ def test_the_heads_gradients_cross_under_the_trunks_backward_where_the_head_is_c
     assert events == ["start all_reduce 1", convolution, convolution, "wait all_reduce 1"]
 
 
-def test_the_first_layer_whose_output_is_no_number_is_named_with_its_rank():
+@pytest.mark.parametrize("trunk_sync", ["all-reduce", "sharded"])
+def test_the_first_layer_whose_output_is_no_number_is_named_with_its_rank(trunk_sync):
     def train(comm):
-        trainer = make_trainer(comm, Plan(2))
+        trainer = make_trainer(comm, Plan(2), trunk_sync=trunk_sync)
         batch = part_of(global_batch(0, "float64"), comm.rank, comm.size)
         if comm.rank == 1:
             batch.images[0] = np.inf  # the head's layers on rank 0 come to see it too, after conv1 on rank 1
