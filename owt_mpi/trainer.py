@@ -8,6 +8,7 @@ import numpy as np
 
 from owt_mpi.autograd import Tensor, backward, no_tape, tensor
 from owt_mpi.backends.base import Array, Backend
+from owt_mpi.comm.place import enter
 from owt_mpi.config import Config
 from owt_mpi.data.loader import Batch
 from owt_mpi.nn.init import initialise
@@ -112,14 +113,18 @@ class Trainer:
                 self.head_sync.start_step(self.head_lr * lr_factor).wait()
             return inputs.grad * self.dtype.type(self.scales.boundary)
 
+        enter("trunk forward", step)
         acts = self._trunk_forward(batch, ctx)  # data parallel: this rank's images
+        enter("head", step)
         grad_acts = self._run_passes(acts, batch.labels, head_step)  # model parallel: the group's examples
+        enter("trunk backward", step)
         with about("score"):
             total = self.layout.world.start_all_reduce(tally)  # this and the next cross under the trunk's backward
         self.head_sync.start_all()
         if acts.requires_grad:  # not where the trunk has no parameters
             with span("trunk backward"), self.trunk_sync:  # buckets of gradients leave as they fill
                 backward(acts, grad_acts)
+        enter("update", step)
         score = _score(total.wait())
         if not isfinite(score.loss_sum):
             self.trunk_sync.wait()
@@ -133,6 +138,7 @@ class Trainer:
 
     def validate(self, batch: Batch) -> np.ndarray:
         """Return this rank's part of the batch's tally: add up over batches, then `total_score`."""
+        enter("validation")
         labels = batch.labels if batch.valid is None else np.where(batch.valid, batch.labels, -1)
         return self._forward_only(batch, labels, Context(False, batch.rows, self.seed))
 

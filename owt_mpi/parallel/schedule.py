@@ -6,6 +6,7 @@ import numpy as np
 
 from owt_mpi.backends.base import Array, Backend
 from owt_mpi.comm.base import Communicator, Pending
+from owt_mpi.comm.place import in_pass
 from owt_mpi.parallel.schemes import Scheme
 from owt_mpi.spans import about, span
 
@@ -37,7 +38,7 @@ def run_passes(
         if p + 1 < num_passes:
             coming = start_assemble(p + 1)  # crosses under the head's pass p
         rows = scheme.group_rows(comm.size, num_rows, p)
-        with span("head", head_pass=p):
+        with span("head", head_pass=p), in_pass(p):
             grad = head_step(assembled, group_labels[rows], rows, p)
         if grad is not None:
             with about("gradients", p):
