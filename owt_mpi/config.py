@@ -121,6 +121,8 @@ class ParallelOptions:
     """Type of weights and activations; float64 runs on the reference backend."""
     threads: int = 0
     """CPU threads a rank computes with; 0: the node's cores divided by its ranks."""
+    check_collectives: bool = False
+    """Compare the ranks' collectives before each: slow, and names the ranks that differ where a run hangs or fails."""
 
 
 @dataclass(frozen=True)

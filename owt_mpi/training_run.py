@@ -21,6 +21,7 @@ from owt_mpi.backends.select import select_backend
 from owt_mpi.backends.threads import default_num_threads
 from owt_mpi.checkpoint import save_weights
 from owt_mpi.comm.base import Communicator
+from owt_mpi.comm.checked import CheckedCommunicator
 from owt_mpi.comm.guard import DATA_ERROR, USAGE_ERROR, CollectiveExit, agree
 from owt_mpi.comm.ledger import Ledger, flow_rows
 from owt_mpi.comm.metered import MeteredCommunicator
@@ -58,6 +59,8 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
     """
     ledger = Ledger()
     world = MeteredCommunicator(world, ledger)
+    if config.parallel.check_collectives:
+        world = CheckedCommunicator(world)
     with _agreed(world, USAGE_ERROR):
         dtype = np.dtype(config.parallel.dtype)
         backend, reason = select_backend(config.parallel.backend, dtype)
