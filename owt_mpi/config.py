@@ -121,6 +121,10 @@ class ParallelOptions:
     """Type of weights and activations; float64 runs on the reference backend."""
     threads: int = 0
     """CPU threads a rank computes with; 0: the node's cores divided by its ranks."""
+    stall_seconds: float = 60.0
+    """Say what a rank waits for, and on whom, once it has waited that long; 0: keep no watch and never abort."""
+    stall_abort_seconds: float = 1800.0
+    """End the job when a rank has waited that long; 0: never."""
     check_collectives: bool = False
     """Compare the ranks' collectives before each: slow, and names the ranks that differ where a run hangs or fails."""
 
@@ -191,6 +195,8 @@ class Config:
             "weight-decay": optimizer.weight_decay,
             "lr-factor": optimizer.lr_factor,
             "bias-lr-multiplier": optimizer.bias_lr_multiplier,
+            "stall-seconds": self.parallel.stall_seconds,
+            "stall-abort-seconds": self.parallel.stall_abort_seconds,
         }
         for option, rate in rates.items():
             if not (isfinite(rate) and rate >= 0):
@@ -201,6 +207,7 @@ class Config:
             raise ValueError(f"--lr-milestones are {optimizer.lr_milestones}, but are fractions between 0 and 1")
         if not (isfinite(self.parallel.bucket_mib) and self.parallel.bucket_mib > 0):
             raise ValueError(f"--bucket-mib is {self.parallel.bucket_mib}, but must be a finite number above 0")
+        _check_stall_limits(self.parallel.stall_seconds, self.parallel.stall_abort_seconds)
         if bool(self.batch.images_per_rank) == bool(self.batch.global_batch):
             raise ValueError(
                 f"--images-per-rank is {self.batch.images_per_rank} and --global-batch {self.batch.global_batch}; "
@@ -224,6 +231,14 @@ def _check_choices(config: Config) -> None:
             value, choices = getattr(section, option.name), get_args(option.type)
             if get_origin(option.type) is Literal and value not in choices:
                 raise ValueError(f"--{option.name.replace('_', '-')} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def _check_stall_limits(stall: float, abort: float) -> None:
+    """Raise ValueError unless the end of a job comes after the message."""
+    if 0 < abort < stall:
+        raise ValueError(
+            f"--stall-abort-seconds {abort} is below --stall-seconds {stall}; make it larger, or 0 to never abort"
+        )
 
 
 def preset_names() -> list[str]:

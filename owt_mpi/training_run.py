@@ -25,6 +25,7 @@ from owt_mpi.comm.checked import CheckedCommunicator
 from owt_mpi.comm.guard import DATA_ERROR, USAGE_ERROR, CollectiveExit, agree
 from owt_mpi.comm.ledger import Ledger, flow_rows
 from owt_mpi.comm.metered import MeteredCommunicator
+from owt_mpi.comm.watchdog import Watch
 from owt_mpi.config import Config, preset_names, to_toml
 from owt_mpi.data.loader import Loader
 from owt_mpi.data.readers import Reader, SyntheticReader
@@ -58,7 +59,8 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
     What is wrong with the options or the data ends all ranks together, with a CollectiveExit.
     """
     ledger = Ledger()
-    world = MeteredCommunicator(world, ledger)
+    watch = Watch(world.rank, config.parallel.stall_seconds, config.parallel.stall_abort_seconds)
+    world = watch.communicator(MeteredCommunicator(world, ledger))
     if config.parallel.check_collectives:
         world = CheckedCommunicator(world)
     with _agreed(world, USAGE_ERROR):
@@ -88,7 +90,10 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
         return
     run_dir = _make_run_dir(config, world)
     num_steps = _num_steps(config, data)
-    with Reporter(world.rank == 0, run_dir / "metrics.jsonl", num_steps, config.run.progress) as reporter:
+    with (
+        watch.running(run_dir / "progress"),
+        Reporter(world.rank == 0, run_dir / "metrics.jsonl", num_steps, config.run.progress) as reporter,
+    ):
         facts = {
             "backend": reason,
             "threads": f"{num_threads} a rank",

@@ -5,6 +5,7 @@ Run as a script this file is the wrapper that mpirun starts on each rank: it sen
 
 import functools
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -117,6 +118,17 @@ def descendants(pid: int) -> list[int]:
     for each in found:
         found += children.get(each, [])
     return found[1:]
+
+
+def ends(pid: int, limit_s: float) -> bool:
+    """Return whether the process is gone, or goes within `limit_s`."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    ended, _, _ = select.select([process], [], [], limit_s)
+    os.close(process)
+    return bool(ended)
 
 
 def kill_tree(pid: int) -> None:

@@ -69,6 +69,11 @@ def test_a_file_that_is_not_understood_is_named(tmp_path, text, message):
         (GOOD + "[optimizer]\nmomentum = 1.0", "--momentum is 1.0, but must be below 1"),
         (GOOD + "[optimizer]\nlr_milestones = [0.5, 1.5]", "are fractions between 0 and 1"),
         (GOOD + "[parallel]\nbucket_mib = 0", "--bucket-mib is 0.0, but must be a finite number above 0"),
+        (GOOD + "[parallel]\nstall_seconds = -1", "--stall-seconds is -1.0, but must be a finite number, 0 or more"),
+        (
+            GOOD + "[parallel]\nstall_abort_seconds = 9",
+            "--stall-abort-seconds 9.0 is below --stall-seconds 60.0; make it",
+        ),
         (
             GOOD + "[batch]\nimages_per_rank = 8\nglobal_batch = 8",
             "--images-per-rank is 8 and --global-batch 8; give one",

@@ -49,11 +49,11 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     except LaunchError as error:
         _end_together(USAGE_ERROR, f"error: {error}")
     except KeyboardInterrupt:
-        _fail("interrupted", INTERRUPTED)
+        fail("interrupted", INTERRUPTED)
     except SystemExit as end:
         _fail_or_exit(end)
     except BaseException:
-        _fail(traceback.format_exc(), 1)
+        fail(traceback.format_exc(), 1)
     if code != 0:
         _fail_or_exit(SystemExit(code))
     sys.exit(0)
@@ -83,7 +83,7 @@ def _end_together(code: int, message: str) -> NoReturn:
         _try_to_initialise()
     world = None if _loaded_mpi() is None else _mpi().active_world()
     if world is not None and world.size > 1 and not _mpi().all_arrive_within(AGREEMENT_SECONDS):
-        _fail(f"{message}\n(the other ranks go on)", code)
+        fail(f"{message}\n(the other ranks go on)", code)
     rank = world.rank if world is not None and world.size > 1 else launcher_rank() or 0
     if message and rank == 0:
         print(message, file=sys.stderr)
@@ -107,7 +107,7 @@ def _fail_or_exit(end: SystemExit) -> NoReturn:
         sys.exit(0)
     said = f": {end.code}" if isinstance(end.code, str) else ""
     if _who():
-        _fail(f"exit with code {code}{said}", code)
+        fail(f"exit with code {code}{said}", code)
     sys.exit(end.code)
 
 
@@ -116,10 +116,10 @@ def _fail_for_thread(failure: threading.ExceptHookArgs) -> None:
         return
     lines = traceback.format_exception(failure.exc_type, failure.exc_value, failure.exc_traceback)
     name = failure.thread.name if failure.thread is not None else "unknown"
-    _fail(f"in thread {name!r}\n{''.join(lines)}", 1)
+    fail(f"in thread {name!r}\n{''.join(lines)}", 1)
 
 
-def _fail(text: str, code: int) -> NoReturn:
+def fail(text: str, code: int) -> NoReturn:
     """Print `text` under this rank's name and end all ranks with `code`. Of several threads that fail, one does it."""
     if not _first_failure.acquire(blocking=False):
         threading.Event().wait()

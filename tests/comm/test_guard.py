@@ -4,7 +4,6 @@ The helper's time limit is the detector of hangs.
 """
 
 import os
-import select
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.guard import CollectiveExit, agree
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
-from tests.mpi_run import REPO_ROOT, Result, find_mpirun, is_open_mpi
+from tests.mpi_run import REPO_ROOT, Result, ends, find_mpirun, is_open_mpi
 
 LIMIT_S = 10
 SCRIPT = "tests/comm/failing_rank.py"
@@ -94,13 +93,7 @@ def test_the_helper_ends_a_hanging_job_and_shows_its_log(mpirun: Run, tmp_path: 
 def assert_gone(directory: Path, num_ranks: int) -> None:
     """Assert that the processes whose ids the ranks wrote into `directory` end."""
     for rank in range(num_ranks):
-        try:
-            process = os.pidfd_open(int((directory / str(rank)).read_text()))
-        except ProcessLookupError:
-            continue
-        ended, _, _ = select.select([process], [], [], LIMIT_S)
-        os.close(process)
-        assert ended, f"rank {rank} goes on"
+        assert ends(int((directory / str(rank)).read_text()), LIMIT_S), f"rank {rank} goes on"
 
 
 @pytest.mark.parametrize(
