@@ -36,6 +36,13 @@ def test_groups_that_hold_a_head_each_train_the_same_network_as_one_rank(plan):
     assert largest_difference(parameters, serial) < 1e-12
 
 
+@pytest.mark.parametrize("plan", [Plan(4, "c", group_size=2), Plan(8, "b", 4)])
+def test_groups_that_follow_nodes_train_the_same_network_as_one_rank(plan):
+    serial, _ = train_tiny(SerialCommunicator())
+    parameters, _ = train_tiny_on(plan, hosts=["n1", "n2"] * (plan.num_ranks // 2))
+    assert largest_difference(parameters, serial) < 1e-12
+
+
 def test_ranks_that_send_in_turns_train_the_same_network_as_one():
     serial, _ = train_tiny(SerialCommunicator())
     parameters, _ = train_tiny_on(Plan(4, "c", senders=2))

@@ -1,5 +1,6 @@
 """A tiny network and its training on K ranks in one process: what many tests compare."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -79,6 +80,7 @@ def train_tiny(
     backend: Backend | None = None,
     trunk_sync: TrunkSync = "all-reduce",
     wire_dtype: WireDtype = "auto",
+    hosts: Sequence[str] = (),
 ) -> tuple[dict[str, np.ndarray], list[float]]:
     """Train on the ranks of `comm`; return the parameters as global arrays, and the loss of every step.
 
@@ -90,7 +92,7 @@ def train_tiny(
     )
     model, plan = tiny_model(loss), plan or Plan(comm.size)
     plan.check(model, GLOBAL_BATCH // comm.size)
-    layout = make_layout(comm, plan)
+    layout = make_layout(comm, plan, hosts[comm.rank] if hosts else "")
     trainer = Trainer(config, model, layout, backend or ReferenceBackend(), GLOBAL_BATCH)
     trainer.set_head_update(HeadUpdate(passes_per_update))
     losses = [

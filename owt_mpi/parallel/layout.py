@@ -1,5 +1,7 @@
 """Who shares what: the groups of ranks, the head's shards, and every rule of divisibility."""
 
+import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,21 +108,37 @@ class Layout:
         return f"{ranks} ranks, trunk data parallel, head split over {groups}, scheme ({self.scheme.name})"
 
 
-def make_layout(world: Communicator, plan: Plan) -> Layout:
-    """Return the layout of `plan`, which was checked, on the ranks of `world`. All ranks call."""
+def make_layout(world: Communicator, plan: Plan, host: str = "") -> Layout:
+    """Return the layout of `plan`, which was checked, on the ranks of `world`. All ranks call.
+
+    `host` names this rank's node, by default as the system does.
+    """
     assert plan.num_ranks == world.size
     group_size = plan.ranks_sharing_head
-    group, member = divmod(world.rank, group_size)
+    order = group_order(world.all_gather_object(host or socket.gethostname()), group_size)
+    group, member = divmod(order.index(world.rank), group_size)
     boundary = world.split(group, member, "boundary")
     return Layout(
         scheme=plan.make_scheme(),
-        members=tuple(range(group * group_size, (group + 1) * group_size)),
+        members=tuple(order[group * group_size : (group + 1) * group_size]),
         world=world,
         trunk=world.dup("trunk"),
         boundary=boundary,
         head=boundary.dup("head"),
         replicas=world.split(member, group, "replicas"),
     )
+
+
+def group_order(hosts: Sequence[str], group_size: int) -> list[int]:
+    """Return the ranks in the order in which groups are cut from them: node by node, however the launcher dealt them.
+
+    `hosts` are the ranks' nodes. No group straddles nodes that have a multiple of `group_size` ranks each. A single
+    group, and groups of one, keep the order of the ranks.
+    """
+    ranks = range(len(hosts))
+    if group_size in (1, len(hosts)):
+        return list(ranks)
+    return sorted(ranks, key=lambda rank: (hosts.index(hosts[rank]), rank))
 
 
 def images_per_rank(global_batch: int, num_ranks: int) -> int:

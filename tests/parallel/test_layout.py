@@ -6,7 +6,7 @@ import pytest
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.nn.model import InputSpec
 from owt_mpi.nn.models import MODELS
-from owt_mpi.parallel.layout import Plan, images_per_rank, make_layout
+from owt_mpi.parallel.layout import Plan, group_order, images_per_rank, make_layout
 from tests.tiny import tiny_model
 
 
@@ -37,6 +37,39 @@ def test_groups_share_a_head_each_and_join_the_copies_of_every_part():
         assert parts == [(rank, 6), (member, 3), (member, 3), (group, 2)]
         assert members == (3 * group, 3 * group + 1, 3 * group + 2)
         assert line == "6 ranks, trunk data parallel, head split over each group of 3, scheme (d)"
+
+
+ROUND_ROBIN = ["n1", "n2", "n3", "n1", "n2", "n3", "n1", "n2", "n3", "n1", "n2", "n3"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "group_size", "groups"),
+    [
+        (ROUND_ROBIN, 4, [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]),
+        (ROUND_ROBIN, 2, [[0, 3], [6, 9], [1, 4], [7, 10], [2, 5], [8, 11]]),
+        (ROUND_ROBIN, 12, [list(range(12))]),
+        (ROUND_ROBIN, 1, [[rank] for rank in range(12)]),
+        (["n2", "n2", "n1", "n1"], 2, [[0, 1], [2, 3]]),
+        (["n1", "n2", "n2", "n1"], 2, [[0, 3], [1, 2]]),
+    ],
+)
+def test_groups_do_not_straddle_nodes_that_they_divide(hosts, group_size, groups):
+    order = group_order(hosts, group_size)
+    assert [order[start : start + group_size] for start in range(0, len(order), group_size)] == groups
+
+
+def test_groups_join_ranks_of_one_node_where_ranks_are_dealt_out_to_nodes():
+    def fn(comm):
+        layout = make_layout(comm, Plan(6, "c", group_size=3), ["n1", "n2"][comm.rank % 2])
+        rows = layout.batch_rows(np.array([0, 3, 5]), num_rows=2).tolist()
+        replicas = layout.replicas.all_gather_object(comm.rank)
+        return layout.boundary.all_gather_object(comm.rank), list(layout.members), replicas, rows
+
+    for rank, (group, members, replicas, rows) in enumerate(run_ranks(6, fn)):
+        node, place = rank % 2, rank // 2
+        assert group == members == [node, node + 2, node + 4]
+        assert replicas == [2 * place, 2 * place + 1]
+        assert rows == [2 * node, 2 * (node + 2) + 1, 2 * (node + 4) + 1]
 
 
 def test_rows_of_a_group_are_those_of_its_members():
