@@ -9,7 +9,8 @@ from owt_mpi.comm.placement import ranks_sharing_cores
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.command_line import parse_options, usage_errors
-from owt_mpi.config import Config, load_preset, preset_names, with_one_batch
+from owt_mpi.config import Config
+from owt_mpi.preset_files import load_preset, preset_names, with_one_batch
 from owt_mpi.training_run import run_training
 
 DESCRIPTION = """Train a convolutional network on many ranks: data parallelism in its convolutional trunk, model

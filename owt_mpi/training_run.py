@@ -26,7 +26,7 @@ from owt_mpi.comm.guard import DATA_ERROR, USAGE_ERROR, CollectiveExit, agree
 from owt_mpi.comm.ledger import Ledger, flow_rows
 from owt_mpi.comm.metered import MeteredCommunicator
 from owt_mpi.comm.watchdog import Watch
-from owt_mpi.config import Config, preset_names, to_toml
+from owt_mpi.config import Config
 from owt_mpi.data.loader import Loader
 from owt_mpi.data.readers import Reader, SyntheticReader
 from owt_mpi.data.sampler import BatchPlan, TrainPlan, ValidationPlan
@@ -38,6 +38,7 @@ from owt_mpi.nn.restricted import restricted
 from owt_mpi.optim import schedule_factor
 from owt_mpi.parallel.head_update import HeadSchedule, head_update_of, parse_head_update
 from owt_mpi.parallel.layout import Layout, Plan, SchemeName, images_per_rank, make_layout
+from owt_mpi.preset_files import preset_names, to_toml
 from owt_mpi.stragglers import rank_lines
 from owt_mpi.summary import print_summary, summarise
 from owt_mpi.trace import Tracer

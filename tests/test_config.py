@@ -2,8 +2,9 @@
 
 import pytest
 
-from owt_mpi.config import Config, DataOptions, OptimizerOptions, load_preset, preset_names, to_toml
+from owt_mpi.config import Config, DataOptions, OptimizerOptions
 from owt_mpi.nn.models import find_builder
+from owt_mpi.preset_files import load_preset, preset_names, to_toml
 from owt_mpi.train import parse
 
 GOOD = "[data]\ndata = 'x'\n"

@@ -1,0 +1,96 @@
+"""Presets: configurations in TOML, read, checked for their form, and written."""
+
+import json
+import sys
+from collections.abc import Container, Mapping
+from dataclasses import asdict, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from owt_mpi.config import BatchOptions, Config
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def preset_names() -> list[str]:
+    """Return the names of the shipped presets."""
+    files = resources.files("owt_mpi").joinpath("presets").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def load_preset(name: str) -> Config:
+    """Return the configuration of a shipped preset or a TOML file. ValueError if it is missing or not understood."""
+    shipped = resources.files("owt_mpi").joinpath("presets").joinpath(f"{name}.toml")
+    if "/" not in name and shipped.is_file():
+        text = shipped.read_text(encoding="utf-8")
+    elif name.endswith(".toml"):
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"--preset {name}: the file cannot be read ({error})") from None
+    else:
+        raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(preset_names())}, or a FILE.toml")
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"--preset {name}: not valid TOML ({error})") from None
+    return _from_table(table, name)
+
+
+def with_one_batch(batch: BatchOptions, given: Container[str]) -> BatchOptions:
+    """Return `batch` without the one of images_per_rank and global_batch that gives way to the other, now `given`."""
+    if "global_batch" in given and "images_per_rank" not in given:
+        return replace(batch, images_per_rank=0)
+    if "images_per_rank" in given and "global_batch" not in given:
+        return replace(batch, global_batch=0)
+    return batch
+
+
+def to_toml(config: Config) -> str:
+    """Return the configuration as TOML that `load_preset` reads back."""
+    lines: list[str] = []
+    for section, options in asdict(config).items():
+        lines += [
+            f"[{section}]",
+            *(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in options.items()),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _from_table(table: Mapping[str, Any], source: str) -> Config:
+    """Return the defaults with the values of `table`: sections of options, spelt as in the dataclasses."""
+    config = Config()
+    sections = {f.name: getattr(config, f.name) for f in fields(config)}
+    for section, values in table.items():
+        if section not in sections or not isinstance(values, dict):
+            raise ValueError(f"--preset {source}: there is no section [{section}]; there are {', '.join(sections)}")
+        if section == "batch":
+            sections[section] = with_one_batch(sections[section], values)
+        sections[section] = replace(
+            sections[section],
+            **{
+                name: _checked(sections[section], name, value, f"{source}: [{section}]")
+                for name, value in values.items()
+            },
+        )
+    return Config(**sections)
+
+
+def _checked(defaults: Any, name: str, value: Any, where: str) -> Any:
+    """Return `value` as option `name` takes it; ValueError if there is no such option, or its type is another."""
+    known = {f.name: getattr(defaults, f.name) for f in fields(defaults)}
+    if name not in known:
+        raise ValueError(f"--preset {where} has no option {name!r}; it has {', '.join(known)}")
+    default = known[name]
+    if isinstance(default, tuple) and isinstance(value, list) and all(isinstance(v, int | float) for v in value):
+        return tuple(float(v) for v in value)
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(default):
+        raise ValueError(f"--preset {where} {name} is {value!r}, but must be a {type(default).__name__}")
+    return value
