@@ -91,6 +91,10 @@ class Backend(Protocol):
         """Return gx of lrn."""
         ...
 
+    def exp_and_row_sum(self, x: Array) -> tuple[Array, Array]:
+        """Return exp(x) of a matrix (n, columns), and the sum of each of its rows, (n, 1)."""
+        ...
+
     def momentum_sgd(self, w: Array, v: Array, g: Array, lr: float, momentum: float, weight_decay: float) -> None:
         """Update in place: v := momentum * v - lr * (g + weight_decay * w);  w := w + v. All C-contiguous."""
         ...

@@ -26,3 +26,8 @@ class HostBackend:
     def set_num_threads(self, num_threads: int) -> None:
         """Use `num_threads` threads in NumPy's matmul (process-wide) and in OpenMP (this calling thread)."""
         threads.set_num_threads(num_threads)
+
+    def exp_and_row_sum(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See Backend."""
+        y = np.exp(x)
+        return y, y.sum(axis=1, keepdims=True)

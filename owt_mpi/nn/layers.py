@@ -1,12 +1,14 @@
 """Layers: parameters and one operation each."""
 
 from math import ceil, gcd
+from typing import Protocol
 
 from owt_mpi import rng
 from owt_mpi.autograd import Init, Parameter, Tensor
 from owt_mpi.backends.base import Pair
 from owt_mpi.nn.init import Constant, HeNormal
 from owt_mpi.nn.module import Context, Module
+from owt_mpi.ops.add_bias import add_bias
 from owt_mpi.ops.avg_pool2d import avg_pool2d
 from owt_mpi.ops.block_columns import block_columns
 from owt_mpi.ops.block_linear import block_linear
@@ -47,16 +49,48 @@ class Conv2d(Module):
         return conv2d(x, self.weight, self.bias, self.stride, self.pad)
 
 
+class Arithmetic(Protocol):
+    """How a Linear layer, or a rank's shard of one, computes."""
+
+    def linear(self, x: Tensor, w: Tensor, b: Tensor | None, ctx: Context) -> Tensor:
+        """Return x w' (+ b)."""
+        ...
+
+    def add_bias(self, x: Tensor, b: Tensor, ctx: Context) -> Tensor:
+        """Return x + b, row by row."""
+        ...
+
+
+class PlainArithmetic:
+    """One product, its sums in whatever order the backend's BLAS makes them."""
+
+    def linear(self, x: Tensor, w: Tensor, b: Tensor | None, ctx: Context) -> Tensor:
+        return linear(x, w, b)
+
+    def add_bias(self, x: Tensor, b: Tensor, ctx: Context) -> Tensor:
+        return add_bias(x, b)
+
+
+_PLAIN = PlainArithmetic()
+
+
 class Linear(Module):
     """Fully connected layer: (n, inputs) -> (n, outputs)."""
 
-    def __init__(self, inputs: int, outputs: int, weight_init: Init = _HE, bias_init: Init = _ZERO) -> None:
-        self.inputs, self.outputs = inputs, outputs
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        weight_init: Init = _HE,
+        bias_init: Init = _ZERO,
+        arithmetic: Arithmetic = _PLAIN,
+    ) -> None:
+        self.inputs, self.outputs, self.arithmetic = inputs, outputs, arithmetic
         self.weight = Parameter((outputs, inputs), weight_init)
         self.bias = Parameter((outputs,), bias_init, is_bias=True)
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
-        return linear(x, self.weight, self.bias)
+        return self.arithmetic.linear(x, self.weight, self.bias, ctx)
 
 
 class BlockLinear(Module):
@@ -137,19 +171,25 @@ class LRN(Module):
 
 
 class Dropout(Module):
-    """Sets a `rate` of the elements to 0 in training and scales the others by 1 / (1 - rate).
+    """Sets a `rate` of the elements to 0 in training and multiplies the others by `scale`, 1 / (1 - rate) by default.
 
     Where a rank holds some columns of the features only, `first_column` and `num_columns` say which.
     """
 
-    def __init__(self, rate: float = 0.5, first_column: int = 0, num_columns: int | None = None) -> None:
-        self.rate, self.first_column, self.num_columns = rate, first_column, num_columns
+    def __init__(
+        self,
+        rate: float = 0.5,
+        first_column: int = 0,
+        num_columns: int | None = None,
+        scale: float | None = None,
+    ) -> None:
+        self.rate, self.first_column, self.num_columns, self.scale = rate, first_column, num_columns, scale
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         if not ctx.training or self.rate == 0.0:
             return x
         key = rng.stream_key(ctx.seed, "dropout", self.name, ctx.step)
-        return dropout(x, self.rate, key, ctx.rows, self.first_column, self.num_columns)
+        return dropout(x, self.rate, key, ctx.rows, self.first_column, self.num_columns, self.scale)
 
 
 class Flatten(Module):

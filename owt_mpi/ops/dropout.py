@@ -10,10 +10,12 @@ from owt_mpi.backends.base import Array, Shape
 
 
 class DropoutOp(Op):
-    """y = x / (1 - rate) where kept, else 0. x is (n, ...); each row is one example."""
+    """y = scale * x where kept, else 0. x is (n, ...); each row is one example."""
 
-    def __init__(self, rate: float, key: int, rows: np.ndarray, first_column: int, num_columns: int) -> None:
-        self.rate, self.key, self.rows = rate, key, rows
+    def __init__(
+        self, rate: float, key: int, rows: np.ndarray, first_column: int, num_columns: int, scale: float
+    ) -> None:
+        self.rate, self.key, self.rows, self.scale = rate, key, rows, scale
         self.first_column, self.num_columns = first_column, num_columns
 
     def out_shape(self, *shapes: Shape) -> Shape:
@@ -28,21 +30,28 @@ class DropoutOp(Op):
         rows = xp.asarray(self.rows, dtype=np.uint64)
         indices = rows[:, None] * np.uint64(self.num_columns) + columns
         kept = rng.bernoulli(self.key, indices, 1.0 - self.rate).reshape(x.shape)
-        self.scale = kept * x.dtype.type(1.0 / (1.0 - self.rate))
-        return x * self.scale
+        self.factor = kept * x.dtype.type(self.scale)
+        return x * self.factor
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
-        return (gy * self.scale,)
+        return (gy * self.factor,)
 
 
 def dropout(
-    x: Tensor, rate: float, key: int, rows: np.ndarray, first_column: int = 0, num_columns: int | None = None
+    x: Tensor,
+    rate: float,
+    key: int,
+    rows: np.ndarray,
+    first_column: int = 0,
+    num_columns: int | None = None,
+    scale: float | None = None,
 ) -> Tensor:
-    """Return x with a `rate` of its elements set to 0 and the others scaled up, so that the mean stays.
+    """Return x with a `rate` of its elements set to 0 and the others times `scale`; by default so that the mean stays.
 
     Element (i, j) is kept or not by element rows[i] * num_columns + first_column + j of the stream `key`: `rows` are
     the examples' places in the whole batch, and x holds the columns from `first_column` of `num_columns` (all).
     """
     if not 0.0 <= rate < 1.0:
         raise ValueError(f"dropout: rate is {rate}, but must lie in [0, 1)")
-    return DropoutOp(rate, key, rows, first_column, prod(x.shape[1:]) if num_columns is None else num_columns)(x)
+    columns = prod(x.shape[1:]) if num_columns is None else num_columns
+    return DropoutOp(rate, key, rows, first_column, columns, 1.0 / (1.0 - rate) if scale is None else scale)(x)

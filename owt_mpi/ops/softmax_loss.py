@@ -28,8 +28,8 @@ class SoftmaxLossOp(Op):
         self.target = target_mask(xp, self.labels, self.first_class, z.shape[1])
         self.valid = valid_rows(xp, self.labels)
         shifted = z - self.combine_max(z.max(axis=1, keepdims=True))
-        exponentials = xp.exp(shifted)
-        total = self.combine_sum(exponentials.sum(axis=1, keepdims=True))
+        exponentials, row_sum = self.backend.exp_and_row_sum(shifted)
+        total = self.combine_sum(row_sum)
         self.probability = exponentials / total
         return (self.target * (xp.log(total) - shifted)).sum(keepdims=True).reshape(())
 

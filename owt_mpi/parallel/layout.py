@@ -33,6 +33,11 @@ class Plan:
         """G."""
         return 1 if self.scheme == "dp" else self.group_size or self.num_ranks
 
+    @property
+    def scheme_words(self) -> str:
+        """The scheme, with the number of senders where it is between those of (b) and (c)."""
+        return f"{self.scheme}, {self.senders} senders" if self.senders else self.scheme
+
     def make_scheme(self) -> Scheme:
         """Return the scheme that the groups run."""
         if self.scheme in ("dp", "a"):

@@ -8,10 +8,8 @@ from owt_mpi.comm.base import Communicator
 from owt_mpi.nn.layers import BlockLinear, Dropout, Linear
 from owt_mpi.nn.model import Loss
 from owt_mpi.nn.module import Context, Module, Sequential
-from owt_mpi.ops.add_bias import add_bias
 from owt_mpi.ops.block_columns import block_columns
 from owt_mpi.ops.block_linear import block_linear
-from owt_mpi.ops.linear import linear
 from owt_mpi.ops.logistic_loss import logistic_loss
 from owt_mpi.ops.softmax_loss import softmax_loss
 from owt_mpi.parallel.collective_ops import all_gather, reduce_scatter
@@ -30,12 +28,12 @@ class ColumnLinear(Module):
         shard = Shard(axis=0, index=comm.rank, count=comm.size)
         self.weight = _shard_of(layer.weight, shard)
         self.bias = _shard_of(layer.bias, shard)
-        self.comm, self.gather_input = comm, gather_input
+        self.arithmetic, self.comm, self.gather_input = layer.arithmetic, comm, gather_input
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         if self.gather_input:
             x = all_gather(x, self.comm, axis=1, layer=self.name)
-        return linear(x, self.weight, self.bias)
+        return self.arithmetic.linear(x, self.weight, self.bias, ctx)
 
 
 class InputLinear(Module):
@@ -49,10 +47,12 @@ class InputLinear(Module):
         self.name = layer.name
         self.weight = _shard_of(layer.weight, Shard(axis=1, index=comm.rank, count=comm.size))
         self.bias = _shard_of(layer.bias, Shard(axis=0, index=comm.rank, count=comm.size))
-        self.comm = comm
+        self.arithmetic, self.comm = layer.arithmetic, comm
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
-        return add_bias(reduce_scatter(linear(x, self.weight, None), self.comm, axis=1, layer=self.name), self.bias)
+        partial = self.arithmetic.linear(x, self.weight, None, ctx)
+        y = reduce_scatter(partial, self.comm, axis=1, layer=self.name)
+        return self.arithmetic.add_bias(y, self.bias, ctx)
 
 
 class BlocksOfLinear(Module):
@@ -156,6 +156,6 @@ def _shard_of(parameter: Parameter, shard: Shard) -> Parameter:
 
 def _dropout_block(layer: Dropout, comm: Communicator, features: int) -> Dropout:
     width = features // comm.size
-    block = Dropout(layer.rate, first_column=comm.rank * width, num_columns=features)
+    block = Dropout(layer.rate, first_column=comm.rank * width, num_columns=features, scale=layer.scale)
     block.name = layer.name
     return block
