@@ -2,13 +2,15 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from owt_mpi.backends.base import Backend
 from owt_mpi.backends.select import select_backend
 from owt_mpi.backends.threads import default_num_threads
 from owt_mpi.comm.base import Communicator
@@ -18,8 +20,11 @@ from owt_mpi.comm.threads import run_ranks
 from owt_mpi.command_line import parse_options, usage_errors
 from owt_mpi.nn.model import InputSpec
 from owt_mpi.nn.models import find_builder
+from owt_mpi.proof import bitwise_report
+from owt_mpi.proof.bitwise import BitwiseResult, NoReference, list_plans, prove_bitwise, train_one_rank
 from owt_mpi.proof.cases import ALL_SCHEMES, SchemeChoice, list_cases
 from owt_mpi.proof.compare import Result, UnfitProblem, prove
+from owt_mpi.proof.fixed_order.pieces import Pieces
 from owt_mpi.proof.problem import Problem, smallest_crop
 from owt_mpi.proof.report import as_json, heading, row, totals
 
@@ -28,8 +33,12 @@ DESCRIPTION = """Show that K ranks train the network that one rank trains.
 Trains a network from one seed on random images, on K ranks in every scheme, group size and period of head updates, and
 in a plain serial program, and compares all parameters. Exit code 0: all agree; 1: some do not.
 
+With --bitwise all sums are made in one order, whatever the number of ranks, and 1, 2, 4, ... ranks must train
+parameters that are equal to the last bit.
+
 Examples:
   python -m owt_mpi.prove --virtual-ranks 8
+  python -m owt_mpi.prove --virtual-ranks 8 --bitwise
   mpirun -n 4 python -m owt_mpi.prove --model alexnet-owt"""
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-10}
@@ -47,13 +56,19 @@ class ProveOptions:
     classes: int = 16
     """Number of classes."""
     images_per_rank: int = 0
-    """Images a rank trains on in a step (n); 0: as many as ranks, so that all schemes are possible."""
+    """Images a rank trains on in a step (n); 0: as many as ranks, so that all schemes are possible; with --bitwise the
+    square of --pieces divided by the ranks."""
     steps: int = 5
     """Steps of training."""
     schemes: tuple[SchemeChoice, ...] = ALL_SCHEMES
     """Schemes to try; "senders" are those between b and c."""
     group_sizes: tuple[int, ...] = ()
     """Sizes of the groups that split the head; none given: all that divide the ranks."""
+    bitwise: bool = False
+    """Make all sums in fixed order, on 1, 2, 4, ... ranks, and compare every bit; the head is updated once an
+    iteration."""
+    pieces: int = 8
+    """Pieces that the batch, the FC layers' units and the classes are cut into for --bitwise: a power of two."""
     virtual_ranks: int = 0
     """Ranks as threads of this one process; 0: ranks are MPI's."""
     dtype: Literal["float32", "float64"] = "float32"
@@ -74,7 +89,7 @@ class ProveOptions:
 
     def check(self) -> None:
         """Raise ValueError, naming the option and the way out, if a value can be seen to be wrong by itself."""
-        least = {"crop": 0, "classes": 2, "images_per_rank": 0, "steps": 1, "virtual_ranks": 0}
+        least = {"crop": 0, "classes": 2, "images_per_rank": 0, "steps": 1, "virtual_ranks": 0, "pieces": 1}
         for name, value in ((f.name, getattr(self, f.name)) for f in fields(self)):
             if name in least and value < least[name]:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}, but must be at least {least[name]}")
@@ -119,7 +134,7 @@ def run_proof(options: ProveOptions, world: Communicator, ranks_sharing_cores: i
                 "one rank cannot be compared with one; start it with mpirun -n K, or give --virtual-ranks K"
             )
         backend, reason = select_backend(options.backend, np.dtype(options.dtype))
-        num_threads = default_num_threads(ranks_sharing_cores)
+        num_threads = 1 if options.bitwise else default_num_threads(ranks_sharing_cores)
         backend.set_num_threads(num_threads)
         problem = make_problem(options, world.size)
         model = problem.new_model()
@@ -142,6 +157,9 @@ def run_proof(options: ProveOptions, world: Communicator, ranks_sharing_cores: i
 
     for name, fact in facts.items():
         say(f"{name}: {fact}")
+    if options.bitwise:
+        _run_bitwise_proof(options, world, problem, backend, tolerance, facts, say)
+        return
     say(f"\n{heading()}")
     results: list[Result] = []
     try:
@@ -152,9 +170,47 @@ def run_proof(options: ProveOptions, world: Communicator, ranks_sharing_cores: i
     except UnfitProblem as unfit:
         raise CollectiveExit(USAGE_ERROR, f"error: {unfit}") from None
     say(f"\n{totals(results)}")
+    _finish(options, world, [result.verdict for result in results], as_json(facts, results))
+
+
+def _run_bitwise_proof(
+    options: ProveOptions,
+    world: Communicator,
+    problem: Problem,
+    backend: Backend,
+    tolerance: float,
+    facts: dict[str, Any],
+    say: Callable[[str], None],
+) -> None:
+    pieces = Pieces(options.pieces, problem.batch_size)
+    obstacle = pieces.obstacle(problem.new_model(), world.size)
+    if obstacle:
+        raise CollectiveExit(USAGE_ERROR, f"error: {obstacle}")
+    try:
+        one_rank = train_one_rank(problem, pieces, world, backend, tolerance)
+    except NoReference as reason:
+        raise CollectiveExit(1, f"error: {reason}") from None
+    facts["one rank"] = f"in fixed order, {one_rank.distance:.1e} from the plain serial program"
+    say(f"one rank: {facts['one rank']}")
+    say(f"\n{bitwise_report.heading()}")
+    results: list[BitwiseResult] = []
+    plans = list_plans(world.size, options.schemes, options.group_sizes)
+    for result in prove_bitwise(problem, pieces, plans, world, backend, one_rank):
+        say(bitwise_report.row(result, options.verbose))
+        results.append(result)
+    say(f"\n{bitwise_report.totals(results, one_rank.digest)}")
+    verdicts = [result.verdict for result in results]
+    _finish(options, world, verdicts, bitwise_report.as_json(facts, results, one_rank.digest))
+
+
+def _finish(options: ProveOptions, world: Communicator, verdicts: list[str], table: dict[str, Any]) -> None:
+    """Write the table where it is asked for. CollectiveExit unless some cases passed and none failed."""
     if options.json and world.rank == 0:
-        Path(options.json).write_text(json.dumps(as_json(facts, results), indent=2) + "\n", encoding="utf-8")
-    _check_verdicts(results)
+        Path(options.json).write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    if "FAIL" in verdicts:
+        raise CollectiveExit(1, f"error: {verdicts.count('FAIL')} of {len(verdicts)} cases do not equal one rank")
+    if "pass" not in verdicts:
+        raise CollectiveExit(USAGE_ERROR, "error: no case is possible; the table says why")
 
 
 def make_problem(options: ProveOptions, num_ranks: int) -> Problem:
@@ -164,7 +220,7 @@ def make_problem(options: ProveOptions, num_ranks: int) -> Problem:
     return Problem(
         builder=builder,
         spec=InputSpec(crop, CHANNELS, options.classes),
-        batch_size=(options.images_per_rank or num_ranks) * num_ranks,
+        batch_size=_images_per_rank(options, num_ranks) * num_ranks,
         num_steps=options.steps,
         dtype=np.dtype(options.dtype),
         seed=options.seed,
@@ -172,13 +228,10 @@ def make_problem(options: ProveOptions, num_ranks: int) -> Problem:
     )
 
 
-def _check_verdicts(results: list[Result]) -> None:
-    """Raise CollectiveExit unless some cases passed and none failed."""
-    verdicts = [result.verdict for result in results]
-    if "FAIL" in verdicts:
-        raise CollectiveExit(1, f"error: {verdicts.count('FAIL')} of {len(results)} cases do not equal one rank")
-    if "pass" not in verdicts:
-        raise CollectiveExit(USAGE_ERROR, "error: no case is possible; the table says why")
+def _images_per_rank(options: ProveOptions, num_ranks: int) -> int:
+    if options.images_per_rank:
+        return options.images_per_rank
+    return -(-(options.pieces**2) // num_ranks) if options.bitwise else num_ranks
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ class Case:
 
     @property
     def scheme(self) -> str:
-        """The scheme, with the number of senders where it is between those of (b) and (c)."""
-        return f"{self.plan.scheme}, {self.plan.senders} senders" if self.plan.senders else self.plan.scheme
+        """The plan's scheme, in words."""
+        return self.plan.scheme_words
 
     @property
     def update_words(self) -> str:

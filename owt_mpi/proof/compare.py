@@ -100,18 +100,15 @@ def _compare(
     problem: Problem, case: Case, world: Communicator, backend: Backend, reference: Trained, tolerance: float
 ) -> Result:
     """Train a new network on the ranks of `world`, and compare it with the reference on rank 0."""
-    config = Config(
-        optimizer=problem.optimizer,
-        parallel=ParallelOptions(dtype=problem.dtype.name, bucket_mib=BUCKET_MIB),
-        run=RunOptions(seed=problem.seed),
+    trainer = Trainer(
+        new_config(problem), problem.new_model(), make_layout(world, case.plan), backend, problem.batch_size
     )
-    trainer = Trainer(config, problem.new_model(), make_layout(world, case.plan), backend, problem.batch_size)
     trainer.set_head_update(case.update)
     error = ""
     with np.errstate(over="ignore", invalid="ignore"):  # the loss of every step is looked at
         for step in range(problem.num_steps):
             try:
-                trainer.train_step(_own_part(problem, step, world), step)
+                trainer.train_step(own_part(problem, step, world), step)
             except NonFiniteLoss as failure:
                 error = str(failure)
                 break
@@ -125,7 +122,17 @@ def _compare(
     return Result(case, differences=largest, moved=reference.moved, error=error, passed=passed)
 
 
-def _own_part(problem: Problem, step: int, world: Communicator) -> Batch:
+def new_config(problem: Problem) -> Config:
+    """Return what the trainer of `problem` is told."""
+    return Config(
+        optimizer=problem.optimizer,
+        parallel=ParallelOptions(dtype=problem.dtype.name, bucket_mib=BUCKET_MIB),
+        run=RunOptions(seed=problem.seed),
+    )
+
+
+def own_part(problem: Problem, step: int, world: Communicator) -> Batch:
+    """Return this rank's share of a step's batch."""
     images, labels = problem.batch(step)
     num_rows = problem.batch_size // world.size
     rows = np.arange(world.rank * num_rows, (world.rank + 1) * num_rows)
@@ -139,8 +146,11 @@ def _difference(parameter: Parameter, reference: Trained, world: Communicator) -
     own = parameter.backend.to_host(parameter.data)
     placeholder = np.empty(parameter.global_shape, own.dtype)
     whole = world.start_broadcast(reference.values.get(parameter.name, placeholder), root=0).wait()
-    part = whole
-    if parameter.shard is not None:
-        part = np.array_split(whole, parameter.shard.count, axis=parameter.shard.axis)[parameter.shard.index]
     scale = float(np.abs(whole).max())
-    return float(np.abs(own - part).max()) / (scale or 1.0)
+    return float(np.abs(own - part_of(whole, parameter)).max()) / (scale or 1.0)
+
+
+def part_of(whole: np.ndarray, parameter: Parameter) -> np.ndarray:
+    """Return the part of the whole parameter's values that this rank holds."""
+    shard = parameter.shard
+    return whole if shard is None else np.array_split(whole, shard.count, axis=shard.axis)[shard.index]

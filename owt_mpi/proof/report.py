@@ -10,7 +10,7 @@ WIDTHS = (12, 5, 15, 10, 24, 12)
 
 def heading() -> str:
     """Return the table's first lines."""
-    return f"{_line(*HEADINGS)}\n{_line(*('-' * width for width in WIDTHS))}"
+    return f"{line(WIDTHS, *HEADINGS)}\n{line(WIDTHS, *('-' * width for width in WIDTHS))}"
 
 
 def row(result: Result, verbose: bool) -> str:
@@ -18,7 +18,7 @@ def row(result: Result, verbose: bool) -> str:
     case = result.case
     name, difference = result.worst if result.differences else ("", None)
     shown = "" if difference is None else f"{difference:.1e}"
-    first = _line(case.scheme, case.plan.ranks_sharing_head, case.update_words, shown, name, result.verdict)
+    first = line(WIDTHS, case.scheme, case.plan.ranks_sharing_head, case.update_words, shown, name, result.verdict)
     below = [f"not possible: {result.obstacle}"] if result.obstacle else []
     if result.error:
         below.append(f"the training ended: {result.error}")
@@ -32,13 +32,15 @@ def row(result: Result, verbose: bool) -> str:
 
 def totals(results: list[Result]) -> str:
     """Return how many cases came out how, and by how much training moved the parameter that it moved least."""
-    verdicts = [result.verdict for result in results]
-    counts = ", ".join(
-        f"{verdicts.count(each)} {each}" for each in ("pass", "FAIL", "not possible") if each in verdicts
-    )
     moves = [(moved, name) for result in results for name, moved in result.moved.items()]
     least = f"; training moves each parameter by {min(moves)[0]:.1e} or more ({min(moves)[1]})" if moves else ""
-    return f"{len(results)} cases: {counts}{least}"
+    return f"{counts([result.verdict for result in results])}{least}"
+
+
+def counts(verdicts: list[str]) -> str:
+    """Return how many cases came out how."""
+    each = ", ".join(f"{verdicts.count(v)} {v}" for v in ("pass", "FAIL", "not possible") if v in verdicts)
+    return f"{len(verdicts)} cases: {each}"
 
 
 def as_json(facts: dict[str, Any], results: list[Result]) -> dict[str, Any]:
@@ -62,8 +64,9 @@ def as_json(facts: dict[str, Any], results: list[Result]) -> dict[str, Any]:
     }
 
 
-def _line(*cells: object) -> str:
-    return "  ".join(f"{cell!s:<{width}}" for cell, width in zip(cells, WIDTHS, strict=True)).rstrip()
+def line(widths: tuple[int, ...], *cells: object) -> str:
+    """Return a table's line, each cell in its width."""
+    return "  ".join(f"{cell!s:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def _plain(value: float) -> float | str:
