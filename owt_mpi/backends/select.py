@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from owt_mpi.backends.base import Backend
+from owt_mpi.backends.memory import keep_freed_memory
 from owt_mpi.backends.onednn import OneDnnBackend
 from owt_mpi.backends.onednn_api import LIBRARY_VARIABLE
 from owt_mpi.backends.reference import ReferenceBackend
@@ -22,7 +23,8 @@ def select_backend(choice: str, dtype: Any) -> tuple[Backend, str]:
     """Return the backend for `choice` (one of CHOICES) and one line that says what was chosen and why.
 
     auto is oneDNN where it is installed and `dtype` is float32, else the reference. ValueError if what was asked for
-    cannot be had; a library that the user names in OWT_MPI_LIBDNNL counts as asked for.
+    cannot be had; a library that the user names in OWT_MPI_LIBDNNL counts as asked for. From now on the process keeps
+    freed memory, as all of these backends compute in it.
     """
     wanted = np.dtype(dtype)
     if choice not in CHOICES:
@@ -31,6 +33,7 @@ def select_backend(choice: str, dtype: Any) -> tuple[Backend, str]:
         raise ValueError(f"backend 'cuda' is not built yet; {_AVAILABLE}")
     if wanted not in ReferenceBackend.dtypes:
         raise ValueError(f"dtype {wanted} is not computed by any backend; use float32 or float64")
+    keep_freed_memory()
     if choice == "reference":
         return ReferenceBackend(), f"reference (as asked; NumPy {np.__version__}, {wanted})"
     if wanted not in OneDnnBackend.dtypes:
