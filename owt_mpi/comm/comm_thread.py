@@ -10,9 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic
 
-import numpy as np
-
-from owt_mpi.comm.base import Array, T
+from owt_mpi.comm.base import T
 
 
 class Task(Generic[T]):
@@ -85,34 +83,3 @@ class CommThread:
             error = task.run(self._error)
             self._error = self._error or error
             del task  # its result belongs to whoever waits, not to an idle thread
-
-
-class Scratch:
-    """Buffers that calls on one CommThread use one after another; each grows to the largest ever asked for."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, np.ndarray] = {}
-
-    def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-        """Return a C-contiguous array with arbitrary values, valid until `name` is asked for again."""
-        num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        if name not in self._buffers or self._buffers[name].size < num_bytes:
-            self._buffers[name] = np.empty(num_bytes, np.uint8)
-        return self._buffers[name][:num_bytes].view(dtype).reshape(shape)
-
-
-def is_leading(shape: tuple[int, ...], axis: int) -> bool:
-    """Return whether equal blocks along `axis` lie one after another in memory."""
-    return all(length == 1 for length in shape[:axis])
-
-
-def joined_shape(block_shape: tuple[int, ...], axis: int, count: int) -> tuple[int, ...]:
-    """Return the shape of `count` blocks joined along `axis`."""
-    return (*block_shape[:axis], count * block_shape[axis], *block_shape[axis + 1 :])
-
-
-def write_blocks(blocks: Array, axis: int, out: Array) -> None:
-    """Write blocks[0], blocks[1], ... one after another along `axis` of `out`."""
-    step = blocks.shape[1 + axis]
-    for index, block in enumerate(blocks):
-        out[(slice(None),) * axis + (slice(index * step, (index + 1) * step),)] = block

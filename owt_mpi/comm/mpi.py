@@ -32,17 +32,22 @@ from owt_mpi.comm.base import (  # noqa: E402
     Pending,
     T,
     block_of,
-    check_array,
     check_axis,
     check_out,
     check_root,
     check_rows,
     summand,
 )
-from owt_mpi.comm.comm_thread import CommThread, Scratch, Task, is_leading, joined_shape, write_blocks  # noqa: E402
+from owt_mpi.comm.buffers import (  # noqa: E402
+    Scratch,
+    check_message,
+    counts_of,
+    is_leading,
+    joined_shape,
+    write_blocks,
+)
+from owt_mpi.comm.comm_thread import CommThread, Task  # noqa: E402
 from owt_mpi.comm.serial import SerialCommunicator  # noqa: E402
-
-MAX_COUNT = 2**31 - 1  # MPI-3 counts elements in a C int
 
 
 class MpiCommunicator:
@@ -73,7 +78,7 @@ class MpiCommunicator:
 
     def start_all_reduce(self, x: Array, out: Array | None = None) -> Pending[Array]:
         """Sum by MPI_Allreduce, in place where `out` is x."""
-        _check(x)
+        check_message(x)
         in_place = False
         if out is not None:
             check_out(x, out)
@@ -91,7 +96,7 @@ class MpiCommunicator:
 
     def start_all_gather(self, x: Array, axis: int = 0) -> Pending[Array]:
         """Join the blocks of MPI_Allgather along `axis`."""
-        _check(x, self.size)
+        check_message(x, self.size)
         axis = check_axis(x, axis)
 
         def call() -> Array:
@@ -103,7 +108,7 @@ class MpiCommunicator:
 
     def start_reduce_scatter(self, x: Array, axis: int = 0) -> Pending[Array]:
         """Sum by MPI_Reduce_scatter_block, after packing x where its blocks are not contiguous."""
-        _check(x)
+        check_message(x)
         axis = check_axis(x, axis)
         block_shape = block_of(x, axis, self.rank, self.size).shape
 
@@ -116,32 +121,32 @@ class MpiCommunicator:
 
     def start_all_gather_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
         """Join the rows of MPI_Allgatherv."""
-        _check(x)
+        check_message(x)
         check_rows(x, num_rows, self.size, num_rows[self.rank])
 
         def call() -> Array:
             result = np.empty((sum(num_rows), *x.shape[1:]), x.dtype)
-            self._comm.Allgatherv(x, (result, _counts(x, num_rows)))
+            self._comm.Allgatherv(x, (result, counts_of(x, num_rows)))
             return result
 
         return self._thread.submit(call)
 
     def start_reduce_scatter_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
         """Sum by MPI_Reduce_scatter."""
-        _check(x)
+        check_message(x)
         check_rows(x, num_rows, self.size, sum(num_rows))
 
         def call() -> Array:
             terms = summand(x)
             result = np.empty((num_rows[self.rank], *x.shape[1:]), terms.dtype)
-            self._comm.Reduce_scatter(terms, result, recvcounts=_counts(x, num_rows))
+            self._comm.Reduce_scatter(terms, result, recvcounts=counts_of(x, num_rows))
             return result
 
         return self._thread.submit(call)
 
     def start_broadcast(self, x: Array, root: int) -> Pending[Array]:
         """Send by MPI_Bcast, from a copy of x on the root."""
-        _check(x)
+        check_message(x)
         check_root(root, self.size)
 
         def call() -> Array:
@@ -153,7 +158,7 @@ class MpiCommunicator:
 
     def start_reduce(self, x: Array, root: int) -> Pending[Array | None]:
         """Sum by MPI_Reduce."""
-        _check(x)
+        check_message(x)
         check_root(root, self.size)
 
         def call() -> Array | None:
@@ -166,7 +171,7 @@ class MpiCommunicator:
 
     def start_all_to_all(self, x: Array, split_axis: int, concat_axis: int) -> Pending[Array]:
         """Exchange by MPI_Alltoall, packing before and unpacking after where blocks are not contiguous."""
-        _check(x)
+        check_message(x)
         split_axis = check_axis(x, split_axis, "split_axis")
         concat_axis = check_axis(x, concat_axis, "concat_axis")
         block_shape = block_of(x, split_axis, self.rank, self.size).shape
@@ -281,21 +286,3 @@ def abort(code: int) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     MPI.COMM_WORLD.Abort(code)
     os._exit(code)
-
-
-def _counts(x: Array, num_rows: Sequence[int]) -> list[int]:
-    """Return the number of elements in that many rows of x, for each rank."""
-    row = int(np.prod(x.shape[1:], dtype=np.int64))
-    return [row * rows for rows in num_rows]
-
-
-def _check(x: Array, num_copies: int = 1) -> None:
-    """Raise ValueError unless MPI can take x."""
-    if not isinstance(x, np.ndarray):
-        raise ValueError(f"MPI moves NumPy arrays, x is a {type(x).__module__}.{type(x).__name__}; copy it to the host")
-    check_array(x)
-    if x.size * num_copies > MAX_COUNT:
-        raise ValueError(
-            f"x of shape {x.shape} makes a message of {x.size * num_copies} elements, and MPI counts to {MAX_COUNT}; "
-            "send it in parts"
-        )

@@ -1,11 +1,10 @@
-"""The communication thread and its buffers, without MPI."""
+"""The communication thread, without MPI."""
 
 import threading
 
-import numpy as np
 import pytest
 
-from owt_mpi.comm.comm_thread import CommThread, Scratch
+from owt_mpi.comm.comm_thread import CommThread
 
 
 def test_calls_run_in_order_on_one_thread_and_do_not_block_who_hands_them_in() -> None:
@@ -42,16 +41,3 @@ def test_close_runs_what_was_handed_in() -> None:
     thread.submit(lambda: done.append(1))
     thread.close()
     assert done == [1]
-
-
-def test_scratch_reuses_and_grows_a_buffer_for_each_name() -> None:
-    scratch = Scratch()
-    large = scratch.array("send", (3, 5), np.dtype(np.float64))
-    small = scratch.array("send", (2, 2), np.dtype(np.int32))
-    assert large.shape == (3, 5)
-    assert (small.dtype, small.flags.c_contiguous) == (np.int32, True)
-    assert np.shares_memory(large, small)
-    assert not np.shares_memory(small, scratch.array("receive", (2, 2), np.dtype(np.int32)))
-    larger = scratch.array("send", (4, 5), np.dtype(np.float64))
-    assert not np.shares_memory(large, larger)
-    assert scratch.array("send", (0, 3), np.dtype(np.float32)).shape == (0, 3)
