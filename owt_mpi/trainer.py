@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,6 +57,14 @@ class Score:
         return self.top5_hits / self.num_examples
 
 
+class HeadPass(NamedTuple):
+    """What a pass of the head is scored by: this rank's part of the loss, its block of the logits, and the labels."""
+
+    loss: Array
+    logits: Array
+    labels: np.ndarray
+
+
 class NonFiniteLoss(ArithmeticError):
     """The loss is no longer a number. Raised on all ranks, before the parameters are changed by it."""
 
@@ -102,11 +111,11 @@ class Trainer:
         NonFiniteLoss leaves the trunk alone, and the head too where it is updated once an iteration.
         """
         ctx = Context(True, batch.rows, self.seed, step)
-        tally = np.zeros(4)
+        passes: list[HeadPass] = []
 
         def head_step(x: Array, labels: np.ndarray, rows: np.ndarray, p: int) -> Array:
             inputs = tensor(x, self.backend, requires_grad=True)
-            loss = self._head_loss(inputs, labels, rows, ctx, tally)
+            loss = self._head_loss(inputs, labels, rows, ctx, passes)
             backward(loss, self.backend.xp.full((), self.scales.head, self.dtype))
             if (p + 1) % self.period == 0 and p + 1 < self.num_passes:  # the last update comes with the trunk's
                 self.head_sync.start_all()
@@ -118,14 +127,13 @@ class Trainer:
         enter("head", step)
         grad_acts = self._run_passes(acts, batch.labels, head_step)  # model parallel: the group's examples
         enter("trunk backward", step)
-        with about("score"):
-            total = self.layout.world.start_all_reduce(tally)  # this and the next cross under the trunk's backward
-        self.head_sync.start_all()
+        self.head_sync.start_all()  # crosses under the trunk's backward
         if acts.requires_grad:  # not where the trunk has no parameters
             with span("trunk backward"), self.trunk_sync:  # buckets of gradients leave as they fill
                 backward(acts, grad_acts)
+        enter("score", step)
+        score = self.total_score(self._tally(passes))
         enter("update", step)
-        score = _score(total.wait())
         if not isfinite(score.loss_sum):
             self.trunk_sync.wait()
             self.head_sync.wait()
@@ -144,7 +152,9 @@ class Trainer:
 
     def total_score(self, tally: np.ndarray) -> Score:
         """Return the score of all ranks' tallies together. All ranks call."""
-        return _score(self.layout.world.start_all_reduce(tally).wait())
+        with about("score"):
+            total = self.layout.world.start_all_reduce(tally).wait()
+        return Score(float(total[0]), int(total[1]), int(total[2]), int(total[3]))
 
     def _trunk_forward(self, batch: Batch, ctx: Context) -> Tensor:
         with span("trunk forward"):
@@ -154,29 +164,36 @@ class Trainer:
         return run_passes(self.layout.scheme, self.layout.boundary, self.backend, acts.data, labels, head_step)
 
     def _head_loss(
-        self, inputs: Tensor, labels: np.ndarray, rows: np.ndarray, ctx: Context, tally: np.ndarray
+        self, inputs: Tensor, labels: np.ndarray, rows: np.ndarray, ctx: Context, passes: list[HeadPass]
     ) -> Tensor:
-        """Return this rank's part of the summed loss of one pass, and add the pass to the tally."""
+        """Return this rank's part of the summed loss of one pass, and note the pass."""
         batch_rows = self.layout.batch_rows(rows, self.global_batch // self.layout.world.size)
         logits = self.head(inputs, replace(ctx, rows=batch_rows))
         loss = sharded_loss(self.model.loss, logits, labels, self.layout.head)
-        above = classes_above_label(self.backend.to_host(logits.data), labels, self.layout.head)
-        counted = labels >= 0
-        tally[0] += float(self.backend.to_host(loss.data))
-        if self.layout.head.rank == 0:  # the others of the group have counted the same examples
-            tally[1:] += (above[counted] < 1).sum(), (above[counted] < 5).sum(), counted.sum()
+        passes.append(HeadPass(loss.data, logits.data, labels))
         return loss
+
+    def _tally(self, passes: list[HeadPass]) -> np.ndarray:
+        """Return this rank's part of the passes' score: loss, top-1 and top-5 hits, examples. All ranks call."""
+        xp, to_host = self.backend.xp, self.backend.to_host
+        losses = to_host(xp.stack([each.loss for each in passes]))
+        logits, labels = to_host(xp.concatenate([each.logits for each in passes])), [each.labels for each in passes]
+        counted = np.concatenate(labels) >= 0
+        above = classes_above_label(logits, np.concatenate(labels), self.layout.head)[counted]
+        # the others of the group have counted the same examples
+        hits = (above < 1).sum(), (above < 5).sum(), counted.sum()
+        return np.array([losses.sum(dtype=np.float64), *(hits if self.layout.head.rank == 0 else (0, 0, 0))])
 
     def _forward_only(self, batch: Batch, labels: np.ndarray, ctx: Context) -> np.ndarray:
         """Return this rank's tally of the batch, with nothing kept for a backward."""
-        tally = np.zeros(4)
+        passes: list[HeadPass] = []
 
         def head_step(x: Array, labels: np.ndarray, rows: np.ndarray, p: int) -> None:
-            self._head_loss(tensor(x, self.backend), labels, rows, ctx, tally)
+            self._head_loss(tensor(x, self.backend), labels, rows, ctx, passes)
 
         with no_tape():
             self._run_passes(self._trunk_forward(batch, ctx), labels, head_step)
-        return tally
+        return self._tally(passes)
 
     def _explain_non_finite(self, batch: Batch, step: int, loss: float) -> str:
         """Return where the first value that is no number appears: the forward pass again, watched. All ranks call."""
@@ -203,7 +220,3 @@ class Trainer:
 
     def _finite(self, array: Array) -> bool:
         return bool(self.backend.xp.isfinite(array).all())
-
-
-def _score(tally: np.ndarray) -> Score:
-    return Score(float(tally[0]), int(tally[1]), int(tally[2]), int(tally[3]))

@@ -63,7 +63,10 @@ def test_ranks_that_train_different_losses_are_told_so_by_the_check(
         "  rank 0 started all_gather(float32, (8, 1), axis=1) on 'head' in step 0, head, pass 0, softmax (sharded.py:"
         in lines[1]
     )
-    assert "  rank 1 started all_reduce(float32, (8, 1)) on 'head' in step 0, head, pass 0, hits (" in lines[2]
+    assert (
+        "  rank 1 started reduce_scatter(float32, (8, 16), axis=1) on 'head' in step 0, head, pass 0, head.fc4 ("
+        in lines[2]
+    )
 
 
 def test_a_checked_run_of_virtual_ranks_trains_as_ever_and_leaves_no_progress_behind(
