@@ -8,9 +8,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from owt_mpi.comm.base import Communicator
 from owt_mpi.spans import Span, SpanLog, log_spans_to
@@ -66,10 +69,8 @@ class Tracer:
         if steps_done < self._num_steps:
             return None
         log_spans_to(None)
-        ranks = self._world.all_gather_object(self._log.spans)
+        write_trace(self._world, self._file, self._log.spans, self._offsets)
         self._log = None
-        if self._world.rank == 0:
-            write_trace(self._file, ranks, self._offsets)
         error = max(offset.error for offset in self._offsets)
         return (
             f"trace of {self._num_steps} steps in {self._file}, for ui.perfetto.dev; clocks of the ranks agree to "
@@ -77,25 +78,54 @@ class Tracer:
         )
 
 
-def write_trace(file: Path, ranks: Sequence[Sequence[Span]], offsets: Sequence[Offset]) -> None:
-    """Write the ranks' spans, moved to rank 0's clock and counted from the first; whole or not at all."""
-    start = min((s.begin - o.seconds for spans, o in zip(ranks, offsets, strict=True) for s in spans), default=0.0)
-    events: list[dict[str, Any]] = []
-    for rank, (spans, offset) in enumerate(zip(ranks, offsets, strict=True)):
-        events.append({"ph": "M", "name": "process_name", "pid": rank, "tid": 0, "args": {"name": f"rank {rank}"}})
-        events.append({"ph": "M", "name": "process_sort_index", "pid": rank, "tid": 0, "args": {"sort_index": rank}})
-        for tid, row in enumerate(ROWS):
-            events.append({"ph": "M", "name": "thread_name", "pid": rank, "tid": tid, "args": {"name": row}})
-        for span in spans:
-            begin, end = (round((at - offset.seconds - start) * 1e9) for at in (span.begin, span.end))
-            events.append(
-                {
-                    "ph": "X", "name": span.name, "cat": span.row, "pid": rank, "tid": ROWS.index(span.row),
-                    "ts": begin / 1e3, "dur": (end - begin) / 1e3, "args": span.facts,
-                }
-            )  # fmt: skip
+def write_trace(comm: Communicator, file: Path, spans: Sequence[Span], offsets: Sequence[Offset]) -> None:
+    """Write every rank's spans, moved to rank 0's clock, counted from the first; whole or not at all. All ranks call.
+
+    Rank 0 alone writes, so `file` need not be seen by the others. It gets their events rank by rank and keeps none: a
+    trace of many ranks takes no more memory than that of one.
+    """
+    own = offsets[comm.rank].seconds
+    start = min(comm.all_gather_object(min((span.begin - own for span in spans), default=float("inf"))))
+    text = json.dumps(rank_events(comm.rank, spans, own + start)).strip("[]").encode()
+    sizes = comm.all_gather_object(len(text))
     errors = [round(offset.error * 1e6, 3) for offset in offsets]
-    content = {"displayTimeUnit": "ms", "otherData": {"clock_error_us": errors}, "traceEvents": events}
+    head = json.dumps({"displayTimeUnit": "ms", "otherData": {"clock_error_us": errors}})
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    temporary.replace(file)
+    with temporary.open("wb") if comm.rank == 0 else nullcontext() as output:
+        if output is not None:
+            output.write(f'{head[:-1]}, "traceEvents": ['.encode())
+        for rank, size in enumerate(sizes):
+            part = np.frombuffer(text, np.uint8) if rank == comm.rank else np.zeros(size, np.uint8)
+            sent = comm.start_reduce(part, root=0).wait()  # the others add zeros: so only rank 0 receives
+            if output is not None:
+                assert sent is not None
+                output.write((b",\n" if rank else b"\n") + sent.tobytes())
+        if output is not None:
+            output.write(b"\n]}\n")
+    if comm.rank == 0:
+        temporary.replace(file)
+
+
+def rank_events(rank: int, spans: Sequence[Span], zero: float) -> list[dict[str, Any]]:
+    """Return a rank's events, counted from `zero` on its own clock.
+
+    Perfetto wants thread ids that differ between processes as well, and takes process 0 for the system's idle one.
+    """
+    pid, first_tid = rank + 1, rank * len(ROWS) + 1
+    events: list[dict[str, Any]] = [
+        {"ph": "M", "name": "process_name", "pid": pid, "tid": first_tid, "args": {"name": f"rank {rank}"}},
+        {"ph": "M", "name": "process_sort_index", "pid": pid, "tid": first_tid, "args": {"sort_index": rank}},
+    ]
+    for number, row in enumerate(ROWS):
+        about = {"pid": pid, "tid": first_tid + number}
+        events.append({"ph": "M", "name": "thread_name", **about, "args": {"name": row}})
+        events.append({"ph": "M", "name": "thread_sort_index", **about, "args": {"sort_index": number}})
+    for span in spans:
+        begin, end = (round((at - zero) * 1e9) for at in (span.begin, span.end))
+        events.append(
+            {
+                "ph": "X", "name": span.name, "cat": span.row, "pid": pid, "tid": first_tid + ROWS.index(span.row),
+                "ts": begin / 1e3, "dur": (end - begin) / 1e3, "args": span.facts,
+            }
+        )  # fmt: skip
+    return events

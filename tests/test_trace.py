@@ -43,14 +43,15 @@ def test_the_clocks_of_ranks_are_brought_together_within_the_stated_error():
 
 
 def test_spans_are_written_on_rank_0s_clock_from_zero(tmp_path):
-    ranks = [[Span("compute", "head", 10.5, 11.0, {"pass": 1})], [Span("wire", "all_reduce", 1010.0, 1010.25)]]
-    write_trace(tmp_path / "trace.json", ranks, [Offset(0, 0), Offset(1000.0, 2e-6)])
+    ranks = [[Span("compute", "head", 10.5, 11.0, {"pass": 1})], [Span("wire", "all_reduce", 1010.0, 1010.25)], []]
+    offsets = [Offset(0, 0), Offset(1000.0, 2e-6), Offset(5.0, 1e-6)]
+    run_ranks(3, lambda comm: write_trace(comm, tmp_path / "trace.json", ranks[comm.rank], offsets))
     assert [path.name for path in tmp_path.iterdir()] == ["trace.json"]
     trace = json.loads((tmp_path / "trace.json").read_text())
-    assert trace["otherData"] == {"clock_error_us": [0, 2]}
+    assert trace["otherData"] == {"clock_error_us": [0, 2, 1]}
     head, reduce = [event for event in trace["traceEvents"] if event["ph"] == "X"]
-    assert (head["pid"], head["tid"], head["ts"], head["dur"], head["args"]) == (0, 0, 5e5, 5e5, {"pass": 1})
-    assert (reduce["pid"], reduce["tid"], reduce["ts"], reduce["dur"]) == (1, 1, 0, 2.5e5)
+    assert (head["pid"], head["tid"], head["ts"], head["dur"], head["args"]) == (1, 1, 5e5, 5e5, {"pass": 1})
+    assert (reduce["pid"], reduce["tid"], reduce["ts"], reduce["dur"]) == (2, 5, 0, 2.5e5)
 
 
 def test_tracing_ends_after_its_steps(tmp_path):

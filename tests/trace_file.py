@@ -11,7 +11,9 @@ def read_trace(path: Path, num_ranks: int) -> list[Rows]:
     events = json.loads(path.read_text())["traceEvents"]
     names = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["ph"] == "M" and e["name"] == "thread_name"}
     processes = {e["pid"]: e["args"]["name"] for e in events if e["ph"] == "M" and e["name"] == "process_name"}
-    assert processes == {rank: f"rank {rank}" for rank in range(num_ranks)}
+    assert processes == {rank + 1: f"rank {rank}" for rank in range(num_ranks)}, "a viewer takes 0 for the idle process"
+    assert len({tid for _, tid in names}) == 3 * num_ranks, "Perfetto mixes up rows of equal ids"
+    assert min(tid for _, tid in names) > 0
     ranks: list[Rows] = [{"compute": [], "wire": [], "waits": []} for _ in range(num_ranks)]
     for event in events:
         assert event["ph"] in ("X", "M")
@@ -21,7 +23,7 @@ def read_trace(path: Path, num_ranks: int) -> list[Rows]:
             assert event["args"]["step"] >= 0
             row = names[event["pid"], event["tid"]]
             assert event["cat"] == row
-            ranks[event["pid"]][row].append(event)
+            ranks[event["pid"] - 1][row].append(event)
     for rows in ranks:
         for row in rows.values():
             row.sort(key=lambda e: (e["ts"], -e["dur"]))
