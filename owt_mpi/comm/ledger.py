@@ -115,7 +115,7 @@ class Ledger:
         if transfer.log is not None:
             name = _name(transfer.key)
             transfer.log.add("wire", name, began, ended, **transfer.facts)
-            transfer.log.add("waits", f"wait for {name}", wait_begin, wait_end, **transfer.facts)
+            transfer.log.add("waits", name, wait_begin, wait_end, **transfer.facts)
 
     def take(self) -> Flows:
         """Return what was counted since the last call, and begin anew."""
@@ -131,7 +131,9 @@ class Ledger:
 
 
 def _name(key: FlowKey) -> str:
-    return " ".join(filter(None, (key.label, key.collective, key.payload)))
+    """Return what a trace calls a collective. What it carries comes first: a viewer cuts the name of a short span."""
+    call = f"{key.label} {key.collective}"
+    return f"{key.payload}, {call}" if key.payload else call
 
 
 def _facts(key: FlowKey, flow: Flow) -> dict[str, int | float | str]:

@@ -110,7 +110,7 @@ class Loader:
 
     def _wait_for(self, made: "queue.Queue[Batch | BaseException | None]") -> Batch | BaseException | None:
         start = time.perf_counter()
-        with span("wait for data", "waits"):
+        with span("data", "waits"):
             item = made.get()
         self.data_wait_seconds += time.perf_counter() - start
         return item

@@ -38,7 +38,7 @@ def run_passes(
         if p + 1 < num_passes:
             coming = start_assemble(p + 1)  # crosses under the head's pass p
         rows = scheme.group_rows(comm.size, num_rows, p)
-        with span("head", head_pass=p), in_pass(p):
+        with span(f"head pass {p}", head_pass=p), in_pass(p):
             grad = head_step(assembled, group_labels[rows], rows, p)
         if grad is not None:
             with about("gradients", p):

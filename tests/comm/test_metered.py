@@ -181,10 +181,10 @@ def test_spans_tell_of_the_start_the_transfer_and_the_wait():
 
     for spans in run_ranks(2, run):
         assert [(s.row, s.name) for s in spans] == [
-            ("compute", "start world all_gather activations"),
+            ("compute", "start activations, world all_gather"),
             ("compute", "head"),
-            ("wire", "world all_gather activations"),
-            ("waits", "wait for world all_gather activations"),
+            ("wire", "activations, world all_gather"),
+            ("waits", "activations, world all_gather"),
         ]
         assert spans[1].facts == {"step": 7, "pass": 2}
         assert spans[2].facts == {

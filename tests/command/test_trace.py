@@ -35,9 +35,9 @@ def test_a_trace_shows_every_rank_and_what_crosses_under_what(
     for rows in trace:
         check_rows(rows)
         assert {e["args"]["step"] for e in rows["compute"]} == {0, 1, 2, 3}
-        for name in ("trunk forward", "head", "trunk backward", "update"):
-            assert sum(e["name"] == name for e in rows["compute"]) == 4 * (2 if name == "head" else 1)
-        assert {e["name"] for e in rows["waits"]} >= {"wait for data", "wait for trunk all_reduce bucket 0"}
+        for name in ("trunk forward", "head pass 0", "head pass 1", "trunk backward", "update"):
+            assert sum(e["name"] == name for e in rows["compute"]) == 4
+        assert {e["name"] for e in rows["waits"]} >= {"data", "bucket 0, trunk all_reduce"}
         for step in range(4):
             check_pass_1_is_sent_off_before_pass_0_ends(rows, step)
     ours, theirs = ([(e["name"], e["args"]) for e in rows["wire"]] for rows in trace)
@@ -56,11 +56,11 @@ def check_pass_1_is_sent_off_before_pass_0_ends(rows: Rows, step: int) -> None:
         ]
         return event
 
-    pass_0 = one("head", 0)
-    start = one("start boundary all_gather_rows activations", 1)
+    pass_0 = one("head pass 0", 0)
+    start = one("start activations, boundary all_gather_rows", 1)
     assert start["ts"] <= pass_0["ts"] + 0.002
     assert start["ts"] < pass_0["ts"] + pass_0["dur"]
-    assert one("start boundary reduce_scatter_rows gradients", 0)["ts"] <= one("head", 1)["ts"] + 0.002
+    assert one("start gradients, boundary reduce_scatter_rows", 0)["ts"] <= one("head pass 1", 1)["ts"] + 0.002
 
 
 def test_without_the_option_there_is_no_trace(shards: Path, preset: Path, tmp_path: Path, mpirun: Run):
