@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -20,9 +20,10 @@ from owt_mpi.comm.threads import run_ranks
 from owt_mpi.command_line import parse_options, usage_errors
 from owt_mpi.nn.model import InputSpec
 from owt_mpi.nn.models import find_builder
+from owt_mpi.parallel.weight_sync import TrunkSync
 from owt_mpi.proof import bitwise_report
 from owt_mpi.proof.bitwise import BitwiseResult, NoReference, list_plans, prove_bitwise, train_one_rank
-from owt_mpi.proof.cases import ALL_SCHEMES, SchemeChoice, list_cases
+from owt_mpi.proof.cases import ALL_SCHEMES, RoundedDtype, SchemeChoice, list_cases
 from owt_mpi.proof.compare import Result, UnfitProblem, prove
 from owt_mpi.proof.fixed_order.pieces import Pieces
 from owt_mpi.proof.problem import Problem, smallest_crop
@@ -31,7 +32,8 @@ from owt_mpi.proof.report import as_json, heading, row, totals
 DESCRIPTION = """Show that K ranks train the network that one rank trains.
 
 Trains a network from one seed on random images, on K ranks in every scheme, group size and period of head updates, and
-in a plain serial program, and compares all parameters. Exit code 0: all agree; 1: some do not.
+in a plain serial program, and compares all parameters; in a few of these also with sharded weight updates, gradients in
+16 bits on the wire, and restricted connectivity. Exit code 0: all agree; 1: some do not.
 
 With --bitwise all sums are made in one order, whatever the number of ranks, and 1, 2, 4, ... ranks must train
 parameters that are equal to the last bit.
@@ -69,6 +71,16 @@ class ProveOptions:
     iteration."""
     pieces: int = 8
     """Pieces that the batch, the FC layers' units and the classes are cut into for --bitwise: a power of two."""
+    trunk_syncs: tuple[TrunkSync, ...] = ("all-reduce", "sharded")
+    """How copies of weights are kept the same: the first in all cases, the others in one whose trunk and head have
+    copies."""
+    wire_dtypes: tuple[RoundedDtype, ...] = ("float16", "bfloat16")
+    """Types in which gradients cross, rounded, each in one case and a single step, with the trunk-syncs in turn."""
+    fc_crosstalks: tuple[float, ...] = (1.0, 0.25)
+    """Connectivity of the FC layers, 1: dense: the first in all cases; the others in every scheme, with the largest
+    group."""
+    fc_blocks: int = 8
+    """Blocks of the FC layers where that is below 1."""
     virtual_ranks: int = 0
     """Ranks as threads of this one process; 0: ranks are MPI's."""
     dtype: Literal["float32", "float64"] = "float32"
@@ -77,7 +89,7 @@ class ProveOptions:
     """What computes."""
     tolerance: float = 0.0
     """Largest difference that passes, relative to the parameter's largest element; 0: 1e-5 in float32, 1e-10 in
-    float64."""
+    float64. What the wire-dtype may round comes on top."""
     lr: float = 0.01
     """Learning rate for the whole batch; a head that learns from a share of it has that share of the rate."""
     seed: int = 1
@@ -89,14 +101,30 @@ class ProveOptions:
 
     def check(self) -> None:
         """Raise ValueError, naming the option and the way out, if a value can be seen to be wrong by itself."""
-        least = {"crop": 0, "classes": 2, "images_per_rank": 0, "steps": 1, "virtual_ranks": 0, "pieces": 1}
+        least = {
+            "crop": 0,
+            "classes": 2,
+            "images_per_rank": 0,
+            "steps": 1,
+            "virtual_ranks": 0,
+            "pieces": 1,
+            "fc_blocks": 1,
+        }
         for name, value in ((f.name, getattr(self, f.name)) for f in fields(self)):
             if name in least and value < least[name]:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}, but must be at least {least[name]}")
         if any(size < 1 for size in self.group_sizes):
             raise ValueError(f"--group-sizes are {self.group_sizes}, but must be at least 1")
-        if not self.schemes:
-            raise ValueError(f"--schemes names none; give some of {', '.join(ALL_SCHEMES)}")
+        choices = {
+            "schemes": ALL_SCHEMES,
+            "trunk_syncs": get_args(TrunkSync),
+            "fc_crosstalks": ("1 (dense)", "a share below 1"),
+        }
+        for name, some in choices.items():
+            if not getattr(self, name):
+                raise ValueError(f"--{name.replace('_', '-')} names none; give some of {', '.join(some)}")
+        if any(not 0 <= share <= 1 for share in self.fc_crosstalks):
+            raise ValueError(f"--fc-crosstalks are {self.fc_crosstalks}, but must be shares between 0 and 1")
         for name, number in (("tolerance", self.tolerance), ("lr", self.lr)):
             if not (isfinite(number) and number >= 0):
                 raise ValueError(f"--{name} is {number}, but must be a finite number, 0 or more")
@@ -163,7 +191,8 @@ def run_proof(options: ProveOptions, world: Communicator, ranks_sharing_cores: i
     say(f"\n{heading()}")
     results: list[Result] = []
     try:
-        cases = list_cases(world.size, options.schemes, options.group_sizes)
+        variants = (options.trunk_syncs, options.wire_dtypes, options.fc_crosstalks)
+        cases = list_cases(world.size, options.schemes, options.group_sizes, *variants)
         for result in prove(problem, cases, world, backend, tolerance):
             say(row(result, options.verbose))
             results.append(result)
@@ -225,6 +254,7 @@ def make_problem(options: ProveOptions, num_ranks: int) -> Problem:
         dtype=np.dtype(options.dtype),
         seed=options.seed,
         lr=options.lr,
+        fc_blocks=options.fc_blocks,
     )
 
 

@@ -7,13 +7,18 @@ import numpy as np
 from owt_mpi import rng
 from owt_mpi.config import OptimizerOptions
 from owt_mpi.nn.model import Builder, InputSpec, Model
+from owt_mpi.nn.restricted import restricted
 
 CROPS = (16, 32, 64, 96, 128, 224)  # tried in this order where none is asked for
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A training of `num_steps` steps with `batch_size` images each; everything in it is a function of `seed`."""
+    """A training of `num_steps` steps with `batch_size` images each; everything in it is a function of `seed`.
+
+    Where `fc_crosstalk` is below 1, the FC layers are in `fc_blocks` blocks with that much cross-talk, for any number
+    of ranks.
+    """
 
     builder: Builder
     spec: InputSpec
@@ -22,6 +27,8 @@ class Problem:
     dtype: np.dtype
     seed: int
     lr: float
+    fc_crosstalk: float = 1.0
+    fc_blocks: int = 8
 
     @property
     def optimizer(self) -> OptimizerOptions:
@@ -29,8 +36,8 @@ class Problem:
         return OptimizerOptions(self.lr, self.batch_size, trunk_lr_rule="linear", head_lr_rule="linear")
 
     def new_model(self) -> Model:
-        """Return the network, without values yet."""
-        return self.builder(self.spec)
+        """Return the network, without values yet. ValueError if its FC layers cannot be cut into the blocks."""
+        return restricted(self.builder(self.spec), self.fc_crosstalk, self.fc_blocks)
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the images (batch_size, crop, crop, channels) and labels of a step: noise, brighter by its class."""

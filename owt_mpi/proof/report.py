@@ -4,8 +4,8 @@ from typing import Any
 
 from owt_mpi.proof.compare import Result
 
-HEADINGS = ("scheme", "group", "head update", "difference", "largest in", "verdict")
-WIDTHS = (12, 5, 15, 10, 24, 12)
+HEADINGS = ("scheme", "group", "head update", "with", "difference", "tolerance", "largest in", "verdict")
+WIDTHS = (12, 5, 15, 17, 10, 9, 24, 12)
 
 
 def heading() -> str:
@@ -16,15 +16,19 @@ def heading() -> str:
 def row(result: Result, verbose: bool) -> str:
     """Return the table's line for a result, and below it what is wrong; if `verbose`, always a line a parameter."""
     case = result.case
-    name, difference = result.worst if result.differences else ("", None)
-    shown = "" if difference is None else f"{difference:.1e}"
-    first = line(WIDTHS, case.scheme, case.plan.ranks_sharing_head, case.update_words, shown, name, result.verdict)
+    name, difference, tolerance = "", "", ""
+    if result.differences:
+        name = result.worst
+        difference, tolerance = f"{result.differences[name]:.1e}", f"{result.tolerances[name]:.1e}"
+    what = (case.scheme, case.plan.ranks_sharing_head, case.update_words, case.extras)
+    first = line(WIDTHS, *what, difference, tolerance, name, result.verdict)
     below = [f"not possible: {result.obstacle}"] if result.obstacle else []
     if result.error:
         below.append(f"the training ended: {result.error}")
     if result.differences and (verbose or not result.passed):
         below += [
-            f"{each:<32} {result.differences[each]:.1e}  (training moves it by {result.moved[each]:.1e})"
+            f"{each:<32} {result.differences[each]:.1e}  (tolerance {result.tolerances[each]:.1e}; training moves it "
+            f"by {result.moved[each]:.1e})"
             for each in result.differences
         ]
     return "\n".join([first, *(f"    {line}" for line in below)])
@@ -53,10 +57,14 @@ def as_json(facts: dict[str, Any], results: list[Result]) -> dict[str, Any]:
                 "senders": result.case.plan.senders,
                 "group_size": result.case.plan.ranks_sharing_head,
                 "head_update": result.case.update_words,
+                "trunk_sync": result.case.trunk_sync,
+                "wire_dtype": result.case.wire_dtype,
+                "fc_crosstalk": result.case.fc_crosstalk,
                 "verdict": result.verdict,
                 "obstacle": result.obstacle,
                 "error": result.error,
                 "differences": {name: _plain(value) for name, value in result.differences.items()},
+                "tolerances": result.tolerances,
                 "moved": result.moved,
             }
             for result in results

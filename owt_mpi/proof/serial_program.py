@@ -8,14 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from owt_mpi.autograd import Parameter, backward, tensor
+from owt_mpi.autograd import Parameter, Tensor, backward, tensor
 from owt_mpi.backends.base import Backend
 from owt_mpi.nn.init import initialise
+from owt_mpi.nn.model import Model
 from owt_mpi.nn.module import Context
 from owt_mpi.ops.logistic_loss import logistic_loss
 from owt_mpi.ops.softmax_loss import softmax_loss
 from owt_mpi.optim import MomentumSGD
 from owt_mpi.proof.problem import Problem
+
+LEAST_TERM = 2.0**-14  # what is smaller, float16 rounds as this
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def train_serially(problem: Problem, head_batch_of_row: np.ndarray, backend: Bac
             share = len(rows) / batch_size
             inputs = tensor(acts.data[rows], backend, requires_grad=True)
             logits = model.head(inputs, Context(True, rows, problem.seed, step))
-            loss = (logistic_loss if model.loss == "logistic" else softmax_loss)(logits, labels[rows])
+            loss = _summed_loss(model, logits, labels[rows])
             backward(loss, backend.xp.full((), 1.0 / len(rows), problem.dtype))  # the mean over the head's batch
             grad_acts[rows] = inputs.grad * problem.dtype.type(share)  # of the mean over the whole batch
             head_sgd.step(options.lr * share)
@@ -92,6 +95,38 @@ def train_serially(problem: Problem, head_batch_of_row: np.ndarray, backend: Bac
     after = _values_of(model.parameters(), backend)
     moved = {name: _change(before[name], values) for name, values in after.items()}
     return Trained(after, moved)
+
+
+def update_magnitudes(problem: Problem, trained: Trained, num_parts: int, backend: Backend) -> dict[str, float]:
+    """Return how large the first update of each parameter is if no part of the batch pulls against another.
+
+    That is the largest element of the rate times the sum of the magnitudes of the parts' gradients, relative to the
+    parameter's largest element in `trained`. The batch is in `num_parts` parts of successive rows, as the ranks'. A
+    magnitude counts as at least LEAST_TERM.
+    """
+    model = problem.new_model()
+    parameters = model.parameters()
+    initialise(parameters, backend, problem.seed, problem.dtype)
+    images, labels = problem.batch(0)
+    sums = {parameter.name: backend.xp.zeros(parameter.shape, problem.dtype) for parameter in parameters}
+    for rows in np.split(np.arange(problem.batch_size), num_parts):
+        ctx = Context(True, rows, problem.seed, 0)
+        logits = model.head(model.trunk(tensor(backend.from_host(images[rows]), backend), ctx), ctx)
+        loss = _summed_loss(model, logits, labels[rows])
+        backward(loss, backend.xp.full((), 1.0 / problem.batch_size, problem.dtype))
+        for parameter in parameters:
+            sums[parameter.name] += backend.xp.maximum(backend.xp.abs(parameter.grad), LEAST_TERM)
+            parameter.clear_grad()
+    options = problem.optimizer
+    rates = {p.name: options.lr * (options.bias_lr_multiplier if p.is_bias else 1.0) for p in parameters}
+    return {
+        name: rates[name] * float(backend.xp.abs(total).max()) / (float(np.abs(trained.values[name]).max()) or 1.0)
+        for name, total in sums.items()
+    }
+
+
+def _summed_loss(model: Model, logits: Tensor, labels: np.ndarray) -> Tensor:
+    return (logistic_loss if model.loss == "logistic" else softmax_loss)(logits, labels)
 
 
 def _change(before: np.ndarray, after: np.ndarray) -> float:

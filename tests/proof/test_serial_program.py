@@ -1,5 +1,7 @@
 """The rows of head batches, by hand, and what the serial program is not told by the ranks' program."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from owt_mpi.backends.reference import ReferenceBackend
 from owt_mpi.nn.model import InputSpec
 from owt_mpi.nn.models import find_builder
 from owt_mpi.proof.problem import Problem, smallest_crop
-from owt_mpi.proof.serial_program import head_batch_of_rows, train_serially
+from owt_mpi.proof.serial_program import head_batch_of_rows, train_serially, update_magnitudes
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,24 @@ def test_a_head_batch_of_its_own_changes_the_training(problem):
 def test_training_moves_every_parameter(problem):
     trained = train_serially(problem, np.zeros(16, int), ReferenceBackend())
     assert trained.moved.keys() == trained.values.keys()
+    assert min(trained.moved.values()) > 1e-4
+
+
+def test_the_magnitude_of_an_update_is_what_one_step_moves_if_the_batch_is_one_part(problem):
+    one_step = replace(problem, num_steps=1)
+    trained = train_serially(one_step, np.zeros(16, int), ReferenceBackend())
+    whole, parts = (update_magnitudes(one_step, trained, count, ReferenceBackend()) for count in (1, 8))
+    for name in ("trunk.conv1.bias", "head.fc2.bias", "head.fc3.bias"):  # weights decay, too
+        assert whole[name] == pytest.approx(trained.moved[name], rel=1e-12)
+    assert all(whole[name] <= parts[name] <= 8 * whole[name] for name in whole)
+    assert any(whole[name] < 0.9 * parts[name] for name in whole)  # parts pull against each other
+
+
+def test_a_network_in_blocks_has_fewer_weights_and_is_trained_as_such(problem):
+    in_blocks = replace(problem, fc_crosstalk=0.5, fc_blocks=4)
+    trained = train_serially(in_blocks, np.zeros(16, int), ReferenceBackend())
+    assert trained.values["head.fc2.weight"].shape == (12, 4 + 3 * 2)  # 16 features: 4 of its block, 2 of each other
+    assert trained.values["head.fc3.weight"].shape == (8, 3 + 3 * 2)
     assert min(trained.moved.values()) > 1e-4
 
 
