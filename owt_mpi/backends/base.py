@@ -8,6 +8,7 @@ raise TypeError for a dtype that is not in `dtypes` or differs between arrays, a
 pads that do not fit one another. Several threads may use one backend at once.
 """
 
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -16,6 +17,22 @@ import numpy as np
 Array = Any  # numpy.ndarray or cupy.ndarray
 Pair = tuple[int, int]
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DropoutMask:
+    """Which elements of x (n, ...) a dropout keeps, times `scale`, at a `rate` of dropping.
+
+    Element (i, j) is kept or not by element rows[i] * num_columns + first_column + j of the stream `key`: `rows`, int64
+    (n,), are the examples' places in the whole batch, and x holds the columns from `first_column` of `num_columns`.
+    """
+
+    rate: float
+    key: int
+    rows: np.ndarray
+    first_column: int
+    num_columns: int
+    scale: float
 
 
 class Backend(Protocol):
@@ -44,8 +61,11 @@ class Backend(Protocol):
         """
         ...
 
-    def conv2d(self, x: Array, w: Array, b: Array | None, stride: Pair, pad: Pair) -> Array:
-        """Return the cross-correlation y[n, i, j, o] = sum x[n, i*s+a-p, j*s+e-p, c] * w[o, a, e, c] (+ b[o])."""
+    def conv2d(self, x: Array, w: Array, b: Array | None, stride: Pair, pad: Pair, relu: bool = False) -> Array:
+        """Return the cross-correlation y[n, i, j, o] = sum x[n, i*s+a-p, j*s+e-p, c] * w[o, a, e, c] (+ b[o]).
+
+        With `relu`, max(y, 0).
+        """
         ...
 
     def conv2d_grad_x(self, gy: Array, w: Array, stride: Pair, pad: Pair, x_shape: Shape) -> Array:
@@ -91,8 +111,66 @@ class Backend(Protocol):
         """Return gx of lrn."""
         ...
 
-    def exp_and_row_sum(self, x: Array) -> tuple[Array, Array]:
-        """Return exp(x) of a matrix (n, columns), and the sum of each of its rows, (n, 1)."""
+    def linear(self, x: Array, w: Array, b: Array | None, relu: bool = False) -> Array:
+        """Return x w' (+ b), with `relu` max(., 0), of x (n, inputs) and w (outputs, inputs)."""
+        ...
+
+    def linear_grad_x(self, gy: Array, w: Array) -> Array:
+        """Return the gradient of linear with respect to x, gy w."""
+        ...
+
+    def linear_grad_w(self, gy: Array, x: Array) -> Array:
+        """Return the gradient of linear with respect to w, gy' x."""
+        ...
+
+    def add_bias(self, x: Array, b: Array, relu: bool = False) -> Array:
+        """Return x + b, with `relu` max(., 0), of x (n, columns) and b (columns,)."""
+        ...
+
+    def bias_grad(self, gy: Array) -> Array:
+        """Return the gradient of add_bias with respect to b: the sum of the rows of gy."""
+        ...
+
+    def relu(self, x: Array) -> Array:
+        """Return max(x, 0), element by element."""
+        ...
+
+    def relu_grad(self, gy: Array, y: Array) -> Array:
+        """Return gx of y = relu(x): gy where y > 0, else 0."""
+        ...
+
+    def dropout(self, x: Array, mask: DropoutMask) -> tuple[Array, Any]:
+        """Return (y, workspace): x * scale where `mask` keeps it, else 0."""
+        ...
+
+    def dropout_grad(self, gy: Array, mask: DropoutMask, workspace: Any) -> Array:
+        """Return gx of dropout."""
+        ...
+
+    def logistic_loss(self, z: Array, labels: np.ndarray, first_class: int) -> tuple[Array, Array]:
+        """Return (loss, gz): the sum over rows and classes of log(1 + exp(z)) - t z, shape (), and its gradient.
+
+        z (n, classes) are logits of classes first_class, first_class + 1, ...; `labels`, int64 (n,) on the host, say
+        where t is 1, else 0. Rows with a negative label count nothing.
+        """
+        ...
+
+    def softmax_max(self, z: Array) -> Array:
+        """Return the maximum of each row of z (n, classes), (n, 1)."""
+        ...
+
+    def softmax_sum(self, z: Array, row_max: Array) -> Array:
+        """Return the sum over each row of exp(z - row_max), (n, 1)."""
+        ...
+
+    def softmax_loss(
+        self, z: Array, row_max: Array, row_sum: Array, labels: np.ndarray, first_class: int
+    ) -> tuple[Array, Array]:
+        """Return (loss, gz): the sum over rows of log(row_sum) + row_max - z[label], shape (), and the gradient of z.
+
+        Where z is a block of the classes, `row_max` and `row_sum` are over all of them, and a row's loss is counted by
+        the block that holds its label; see logistic_loss.
+        """
         ...
 
     def momentum_sgd(self, w: Array, v: Array, g: Array, lr: float, momentum: float, weight_decay: float) -> None:

@@ -1,10 +1,13 @@
-"""What the backends share whose arrays are NumPy's: nothing to copy and nothing to wait for."""
+"""What the backends share whose arrays are NumPy's: nothing to copy, nothing to wait for, and what NumPy does well."""
 
+from math import prod
 from types import ModuleType
 
 import numpy as np
 
+from owt_mpi import rng
 from owt_mpi.backends import threads
+from owt_mpi.backends.base import DropoutMask
 
 
 class HostBackend:
@@ -27,7 +30,81 @@ class HostBackend:
         """Use `num_threads` threads in NumPy's matmul (process-wide) and in OpenMP (this calling thread)."""
         threads.set_num_threads(num_threads)
 
-    def exp_and_row_sum(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def linear(self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, relu: bool = False) -> np.ndarray:
         """See Backend."""
-        y = np.exp(x)
-        return y, y.sum(axis=1, keepdims=True)
+        y: np.ndarray = x @ w.T
+        if b is not None:
+            y += b
+        if relu:
+            np.maximum(y, 0, out=y)
+        return y
+
+    def linear_grad_x(self, gy: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """See Backend."""
+        return np.asarray(gy @ w)
+
+    def linear_grad_w(self, gy: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """See Backend."""
+        return np.asarray(gy.T @ x)
+
+    def add_bias(self, x: np.ndarray, b: np.ndarray, relu: bool = False) -> np.ndarray:
+        """See Backend."""
+        y: np.ndarray = x + b
+        if relu:
+            np.maximum(y, 0, out=y)
+        return y
+
+    def bias_grad(self, gy: np.ndarray) -> np.ndarray:
+        """See Backend."""
+        return np.asarray(gy.sum(axis=0))
+
+    def relu(self, x: np.ndarray) -> np.ndarray:
+        """See Backend."""
+        return np.asarray(np.maximum(x, 0))
+
+    def relu_grad(self, gy: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """See Backend."""
+        return np.asarray(gy * (y > 0))
+
+    def dropout(self, x: np.ndarray, mask: DropoutMask) -> tuple[np.ndarray, np.ndarray]:
+        """See Backend. The workspace is what multiplies x."""
+        columns = np.arange(mask.first_column, mask.first_column + prod(x.shape[1:]), dtype=np.uint64)
+        indices = mask.rows.astype(np.uint64)[:, None] * np.uint64(mask.num_columns) + columns
+        kept = rng.bernoulli(mask.key, indices, 1.0 - mask.rate).reshape(x.shape)
+        factor = kept * x.dtype.type(mask.scale)
+        return x * factor, factor
+
+    def dropout_grad(self, gy: np.ndarray, mask: DropoutMask, workspace: np.ndarray) -> np.ndarray:
+        """See Backend."""
+        return np.asarray(gy * workspace)
+
+    def logistic_loss(self, z: np.ndarray, labels: np.ndarray, first_class: int) -> tuple[np.ndarray, np.ndarray]:
+        """See Backend."""
+        target, counted = _targets(z, labels, first_class)
+        decay = np.exp(-np.abs(z))
+        loss = (np.maximum(z, 0) + np.log1p(decay) - target * z) * counted
+        sigmoid = np.where(z >= 0, 1, decay) / (1 + decay)
+        return loss.sum(keepdims=True).reshape(()), (sigmoid - target) * counted
+
+    def softmax_max(self, z: np.ndarray) -> np.ndarray:
+        """See Backend."""
+        return np.asarray(z.max(axis=1, keepdims=True))
+
+    def softmax_sum(self, z: np.ndarray, row_max: np.ndarray) -> np.ndarray:
+        """See Backend."""
+        return np.asarray(np.exp(z - row_max).sum(axis=1, keepdims=True))
+
+    def softmax_loss(
+        self, z: np.ndarray, row_max: np.ndarray, row_sum: np.ndarray, labels: np.ndarray, first_class: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See Backend."""
+        target, counted = _targets(z, labels, first_class)
+        shifted = z - row_max
+        loss = target * (np.log(row_sum) - shifted)
+        return loss.sum(keepdims=True).reshape(()), (np.exp(shifted) / row_sum - target) * counted
+
+
+def _targets(z: np.ndarray, labels: np.ndarray, first_class: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return booleans: where z's rows have their labels, and, (n, 1), which rows have one."""
+    classes = np.arange(first_class, first_class + z.shape[1])
+    return labels[:, None] == classes, labels[:, None] >= 0

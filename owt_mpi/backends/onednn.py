@@ -42,7 +42,7 @@ from owt_mpi.backends.onednn_builders import Conv, Lrn, Pool
 from owt_mpi.backends.onednn_primitive import Context, Primitive
 from owt_mpi.backends.reference import ReferenceBackend
 
-_Geometry = Conv | Pool | Lrn
+_Geometry = Conv | Pool | Lrn | int
 
 
 class OneDnnBackend(HostBackend):
@@ -57,7 +57,9 @@ class OneDnnBackend(HostBackend):
         self._thread = _ThreadState(self.library)
         self._numpy = ReferenceBackend()
 
-    def conv2d(self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, stride: Pair, pad: Pair) -> np.ndarray:
+    def conv2d(
+        self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, stride: Pair, pad: Pair, relu: bool = False
+    ) -> np.ndarray:
         """See Backend."""
         check_dtypes("conv2d", self.dtypes, x=x, w=w, **({} if b is None else {"b": b}))
         y = _empty(conv2d_y_shape("conv2d", x.shape, w.shape, stride, pad))
@@ -65,7 +67,7 @@ class OneDnnBackend(HostBackend):
         if b is not None:
             check_shape("conv2d", "b", b, w.shape[:1])
             arrays[BIAS] = b
-        geometry = Conv(x.shape, w.shape, y.shape, stride, pad, b is not None)
+        geometry = Conv(x.shape, w.shape, y.shape, stride, pad, b is not None, relu)
         self._run(builders.conv2d, geometry, arrays)
         return y
 
@@ -90,6 +92,21 @@ class OneDnnBackend(HostBackend):
             arrays[DIFF_BIAS] = gb
         self._run(builders.conv2d_grad_w, Conv(x.shape, w_shape, gy.shape, stride, pad, with_bias), arrays)
         return gw, gb
+
+    def relu(self, x: np.ndarray) -> np.ndarray:
+        """See Backend."""
+        check_dtypes("relu", self.dtypes, x=x)
+        y = _empty(x.shape)
+        self._run(builders.relu, x.size, {SRC: x, DST: y})
+        return y
+
+    def relu_grad(self, gy: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """See Backend."""
+        check_dtypes("relu_grad", self.dtypes, gy=gy, y=y)
+        check_shape("relu_grad", "gy", gy, y.shape)
+        gx = _empty(y.shape)
+        self._run(builders.relu_grad, y.size, {DIFF_DST: gy, DST: y, DIFF_SRC: gx})
+        return gx
 
     def max_pool2d(self, x: np.ndarray, kernel: Pair, stride: Pair, pad: Pair) -> tuple[np.ndarray, np.ndarray]:
         """See Backend. Of equal elements oneDNN, too, takes the first in row-major order."""

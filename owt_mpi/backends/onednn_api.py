@@ -17,6 +17,7 @@ LIBRARY_NAME = "libdnnl.so.3"
 
 # dnnl_prop_kind_t and dnnl_alg_kind_t
 FORWARD_TRAINING = 64
+ELTWISE_RELU, ELTWISE_RELU_BY_DST = 0x20, 0x100
 CONVOLUTION_DIRECT, POOLING_MAX, POOLING_AVG_EXCLUDE_PADDING, LRN_ACROSS_CHANNELS = 0x1, 0x1FF, 0x3FF, 0xAFF
 # argument numbers of dnnl_primitive_execute
 SRC, DST, WEIGHTS, BIAS, WORKSPACE, SCRATCHPAD = 1, 17, 33, 41, 64, 80
@@ -69,6 +70,9 @@ _PROTOTYPES = {
     "stream_wait": "h",
     "primitive_attr_create": "o",
     "primitive_attr_set_scratchpad_mode": "hi",
+    "primitive_attr_set_post_ops": "hh",
+    "post_ops_create": "o",
+    "post_ops_append_eltwise": "hiff",
     "memory_desc_create_with_tag": "oidii",
     "memory_desc_clone": "oh",
     "memory_create": "ohhh",
@@ -79,6 +83,8 @@ _PROTOTYPES = {
     "convolution_forward_primitive_desc_create": "ohiihhhhddddh",
     "convolution_backward_data_primitive_desc_create": "ohihhhddddhh",
     "convolution_backward_weights_primitive_desc_create": "ohihhhhddddhh",
+    "eltwise_forward_primitive_desc_create": "ohiihhffh",
+    "eltwise_backward_primitive_desc_create": "ohihhhffhh",
     "pooling_forward_primitive_desc_create": "ohiihhdddddh",
     "pooling_backward_primitive_desc_create": "ohihhdddddhh",
     "lrn_forward_primitive_desc_create": "ohiihhnfffh",
@@ -126,8 +132,11 @@ class Library:
         isa = self._function("get_effective_cpu_isa", "", c_int)()
         self.isa = next((name for bits, name in _ISA_NAMES.items() if isa & bits == bits), "baseline")
         self.engine = self.create("engine_create", _ENGINE_CPU, 0)
-        self.attributes = self.create("primitive_attr_create")
-        self.call("primitive_attr_set_scratchpad_mode", self.attributes, _SCRATCHPAD_USER)
+        self.attributes = self._new_attributes()
+        self.attributes_with_relu = self._new_attributes()
+        post_ops = self.create("post_ops_create")
+        self.call("post_ops_append_eltwise", post_ops, ELTWISE_RELU, 0.0, 0.0)
+        self.call("primitive_attr_set_post_ops", self.attributes_with_relu, post_ops)
 
     def call(self, name: str, *arguments: Any) -> None:
         """Call dnnl_`name`. OneDnnError unless it succeeds."""
@@ -160,6 +169,11 @@ class Library:
     def max_threads(self) -> int:
         """Return how many OpenMP threads the library uses when called from this thread."""
         return int(self._omp_get_max_threads())
+
+    def _new_attributes(self) -> Handle:
+        attributes = self.create("primitive_attr_create")
+        self.call("primitive_attr_set_scratchpad_mode", attributes, _SCRATCHPAD_USER)
+        return attributes
 
     def _function(self, name: str, types: str, returned: Any) -> Any:
         function = getattr(self._c, f"dnnl_{name}")

@@ -20,6 +20,7 @@ class Conv(NamedTuple):
     stride: Pair
     pad: Pair
     bias: bool
+    relu: bool = False  # of the result, in the forward direction
 
 
 class Pool(NamedTuple):
@@ -48,7 +49,9 @@ def conv2d(context: Context, geometry: Conv) -> Primitive:
     inputs = {api.SRC: x, api.WEIGHTS: w}
     if b is not None:
         inputs[api.BIAS] = b
-    return Primitive(context, _conv_forward_desc(context, geometry), inputs, outputs={api.DST: y})
+    library = context.library
+    attributes = library.attributes_with_relu if geometry.relu else library.attributes
+    return Primitive(context, _conv_forward_desc(context, geometry, attributes), inputs, outputs={api.DST: y})
 
 
 def conv2d_grad_x(context: Context, geometry: Conv) -> Primitive:
@@ -62,7 +65,7 @@ def conv2d_grad_x(context: Context, geometry: Conv) -> Primitive:
         _any_weights(context, geometry),
         y,
         *_conv_windows(geometry),
-        _conv_forward_desc(context, geometry),
+        _conv_forward_desc(context, geometry, context.library.attributes),
         context.library.attributes,
     )
     return Primitive(context, primitive_desc, {api.DIFF_DST: y, api.WEIGHTS: w}, {api.DIFF_SRC: x})
@@ -80,13 +83,37 @@ def conv2d_grad_w(context: Context, geometry: Conv) -> Primitive:
         b,
         y,
         *_conv_windows(geometry),
-        _conv_forward_desc(context, geometry),
+        _conv_forward_desc(context, geometry, context.library.attributes),
         context.library.attributes,
     )
     outputs = {api.DIFF_WEIGHTS: w}
     if b is not None:
         outputs[api.DIFF_BIAS] = b
     return Primitive(context, primitive_desc, {api.SRC: x, api.DIFF_DST: y}, outputs)
+
+
+def relu(context: Context, num_elements: int) -> Primitive:
+    """Arguments: SRC, DST."""
+    x = context.library.descriptor((num_elements,), api.TAG_VECTOR)
+    return Primitive(context, _relu_desc(context, x, api.ELTWISE_RELU), {api.SRC: x}, {api.DST: x})
+
+
+def relu_grad(context: Context, num_elements: int) -> Primitive:
+    """Arguments: DIFF_DST, DST (the result of relu), DIFF_SRC."""
+    library, y = context.library, context.library.descriptor((num_elements,), api.TAG_VECTOR)
+    primitive_desc = library.create(
+        "eltwise_backward_primitive_desc_create",
+        library.engine,
+        api.ELTWISE_RELU_BY_DST,
+        y,
+        y,
+        y,
+        0.0,
+        0.0,
+        _relu_desc(context, y, api.ELTWISE_RELU_BY_DST),
+        library.attributes,
+    )
+    return Primitive(context, primitive_desc, {api.DIFF_DST: y, api.DST: y}, {api.DIFF_SRC: y})
 
 
 def max_pool2d(context: Context, geometry: Pool) -> Primitive:
@@ -164,7 +191,7 @@ def _conv_windows(geometry: Conv) -> tuple[object, ...]:
     return sizes(geometry.stride), sizes((0, 0)), sizes(geometry.pad), sizes(geometry.pad)
 
 
-def _conv_forward_desc(context: Context, geometry: Conv) -> Handle:
+def _conv_forward_desc(context: Context, geometry: Conv, attributes: Handle) -> Handle:
     x, _, y, b = _conv_layouts(context, geometry)
     return context.library.create(
         "convolution_forward_primitive_desc_create",
@@ -176,7 +203,22 @@ def _conv_forward_desc(context: Context, geometry: Conv) -> Handle:
         b,
         y,
         *_conv_windows(geometry),
-        context.library.attributes,
+        attributes,
+    )
+
+
+def _relu_desc(context: Context, layout: Handle, algorithm: int) -> Handle:
+    library = context.library
+    return library.create(
+        "eltwise_forward_primitive_desc_create",
+        library.engine,
+        api.FORWARD_TRAINING,
+        algorithm,
+        layout,
+        layout,
+        0.0,
+        0.0,
+        library.attributes,
     )
 
 

@@ -28,7 +28,9 @@ class ReferenceBackend(HostBackend):
     name = "reference"
     dtypes: tuple[np.dtype[Any], ...] = (np.dtype(np.float32), np.dtype(np.float64))
 
-    def conv2d(self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, stride: Pair, pad: Pair) -> np.ndarray:
+    def conv2d(
+        self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, stride: Pair, pad: Pair, relu: bool = False
+    ) -> np.ndarray:
         """See Backend."""
         check_dtypes("conv2d", self.dtypes, x=x, w=w, **({} if b is None else {"b": b}))
         y = np.zeros(conv2d_y_shape("conv2d", x.shape, w.shape, stride, pad), x.dtype)
@@ -38,7 +40,7 @@ class ReferenceBackend(HostBackend):
         padded = _padded(x, pad, 0)
         for a, e in _offsets(w.shape[1:3]):
             y += _seen(padded, (a, e), stride, y.shape) @ w[:, a, e].T
-        return y
+        return np.maximum(y, 0) if relu else y
 
     def conv2d_grad_x(self, gy: np.ndarray, w: np.ndarray, stride: Pair, pad: Pair, x_shape: Shape) -> np.ndarray:
         """See Backend."""

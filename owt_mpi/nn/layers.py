@@ -48,27 +48,32 @@ class Conv2d(Module):
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         return conv2d(x, self.weight, self.bias, self.stride, self.pad)
 
+    def forward_and_relu(self, x: Tensor, ctx: Context) -> Tensor | None:
+        if type(self) is not Conv2d:  # a subclass may have a forward of its own
+            return None
+        return conv2d(x, self.weight, self.bias, self.stride, self.pad, relu=True)
+
 
 class Arithmetic(Protocol):
     """How a Linear layer, or a rank's shard of one, computes."""
 
-    def linear(self, x: Tensor, w: Tensor, b: Tensor | None, ctx: Context) -> Tensor:
-        """Return x w' (+ b)."""
+    def linear(self, x: Tensor, w: Tensor, b: Tensor | None, ctx: Context, relu: bool = False) -> Tensor:
+        """Return x w' (+ b), with `relu` max(., 0)."""
         ...
 
-    def add_bias(self, x: Tensor, b: Tensor, ctx: Context) -> Tensor:
-        """Return x + b, row by row."""
+    def add_bias(self, x: Tensor, b: Tensor, ctx: Context, relu: bool = False) -> Tensor:
+        """Return x + b, row by row, with `relu` max(., 0)."""
         ...
 
 
 class PlainArithmetic:
     """One product, its sums in whatever order the backend's BLAS makes them."""
 
-    def linear(self, x: Tensor, w: Tensor, b: Tensor | None, ctx: Context) -> Tensor:
-        return linear(x, w, b)
+    def linear(self, x: Tensor, w: Tensor, b: Tensor | None, ctx: Context, relu: bool = False) -> Tensor:
+        return linear(x, w, b, relu)
 
-    def add_bias(self, x: Tensor, b: Tensor, ctx: Context) -> Tensor:
-        return add_bias(x, b)
+    def add_bias(self, x: Tensor, b: Tensor, ctx: Context, relu: bool = False) -> Tensor:
+        return add_bias(x, b, relu)
 
 
 _PLAIN = PlainArithmetic()
@@ -91,6 +96,9 @@ class Linear(Module):
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         return self.arithmetic.linear(x, self.weight, self.bias, ctx)
+
+    def forward_and_relu(self, x: Tensor, ctx: Context) -> Tensor:
+        return self.arithmetic.linear(x, self.weight, self.bias, ctx, relu=True)
 
 
 class BlockLinear(Module):
@@ -132,6 +140,8 @@ class BlockLinear(Module):
 
 class ReLU(Module):
     """max(x, 0)."""
+
+    is_relu = True
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         return relu(x)

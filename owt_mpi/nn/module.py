@@ -34,6 +34,7 @@ class Module:
     """
 
     name = ""
+    is_relu = False
 
     def __call__(self, x: Tensor, ctx: Context) -> Tensor:
         y = self.forward(x, ctx)
@@ -44,6 +45,10 @@ class Module:
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         """Return the module's output for input x."""
         raise NotImplementedError
+
+    def forward_and_relu(self, x: Tensor, ctx: Context) -> Tensor | None:
+        """Return max(forward(x), 0) made in one go, None where this module has no quicker way than two steps."""
+        return None
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
         """Yield the direct sub-modules with their names, in the order of definition, those in lists and dicts too."""
@@ -76,7 +81,11 @@ class Module:
 
 
 class Sequential(Module):
-    """Modules applied one after the other, each under its name."""
+    """Modules applied one after the other, each under its name.
+
+    A module and a ReLU after it are one step where the module knows how, unless somebody watches, or there are no
+    values: then every module's output is there to be seen.
+    """
 
     def __init__(self, layers: Mapping[str, Module]) -> None:
         self.layers = dict(layers)
@@ -85,8 +94,14 @@ class Sequential(Module):
         yield from self.layers.items()
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
-        for layer in self.layers.values():
-            x = layer(x, ctx)
+        layers = list(self.layers.values())
+        in_one_go = ctx.watch is None and x.data is not None
+        while layers:
+            layer = layers.pop(0)
+            both = layer.forward_and_relu(x, ctx) if in_one_go and layers and layers[0].is_relu else None
+            if both is not None:
+                layers.pop(0)
+            x = layer(x, ctx) if both is None else both
         return x
 
 

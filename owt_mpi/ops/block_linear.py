@@ -61,7 +61,7 @@ class BlockLinearOp(Op):
             gcross[:, before] += gseen[:, : own.start]
             gx[:, inputs] = gseen[:, own]
             gcross[:, after] += gseen[:, own.stop :]
-        return gx, gcross, gw, gy.sum(axis=0)
+        return gx, gcross, gw, self.backend.bias_grad(gy)
 
     def multiply_adds(self, *shapes: Shape) -> int:
         return shapes[0][0] * prod(shapes[2])

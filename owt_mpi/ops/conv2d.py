@@ -1,4 +1,4 @@
-"""2-d convolution (cross-correlation) with bias."""
+"""2-d convolution (cross-correlation) with bias, perhaps rectified."""
 
 from math import prod
 
@@ -8,10 +8,10 @@ from owt_mpi.ops.shapes import check_rank, window_output
 
 
 class Conv2dOp(Op):
-    """x (n, h, w, c_in), w (c_out, kh, kw, c_in), b (c_out,) or absent -> y (n, h', w', c_out)."""
+    """x (n, h, w, c_in), w (c_out, kh, kw, c_in), b (c_out,) or absent -> y (n, h', w', c_out); `relu`: max(y, 0)."""
 
-    def __init__(self, stride: Pair, pad: Pair) -> None:
-        self.stride, self.pad = stride, pad
+    def __init__(self, stride: Pair, pad: Pair, relu: bool = False) -> None:
+        self.stride, self.pad, self.relu = stride, pad, relu
 
     def out_shape(self, *shapes: Shape) -> Shape:
         x, w, *b = shapes
@@ -25,9 +25,13 @@ class Conv2dOp(Op):
 
     def forward(self, *xs: Array) -> Array:
         self.x, self.w, *b = xs
-        return self.backend.conv2d(self.x, self.w, b[0] if b else None, self.stride, self.pad)
+        y = self.backend.conv2d(self.x, self.w, b[0] if b else None, self.stride, self.pad, self.relu)
+        self.y = y if self.relu else None
+        return y
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
+        if self.relu:
+            gy = self.backend.relu_grad(gy, self.y)
         x, w = self.x, self.w
         with_bias = len(self.needs_grad) == 3
         gx = gw = gb = None
@@ -41,6 +45,8 @@ class Conv2dOp(Op):
         return prod(self.out_shape(*shapes)) * prod(shapes[1][1:])
 
 
-def conv2d(x: Tensor, w: Tensor, b: Tensor | None, stride: Pair = (1, 1), pad: Pair = (0, 0)) -> Tensor:
-    """Return the convolution of images x with filters w, plus b."""
-    return Conv2dOp(stride, pad)(*((x, w) if b is None else (x, w, b)))
+def conv2d(
+    x: Tensor, w: Tensor, b: Tensor | None, stride: Pair = (1, 1), pad: Pair = (0, 0), relu: bool = False
+) -> Tensor:
+    """Return the convolution of images x with filters w, plus b; with `relu` max(., 0)."""
+    return Conv2dOp(stride, pad, relu)(*((x, w) if b is None else (x, w, b)))

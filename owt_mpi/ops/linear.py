@@ -1,4 +1,4 @@
-"""The product of rows with a weight matrix, plus bias: a fully connected layer."""
+"""The product of rows with a weight matrix, plus bias, perhaps rectified: a fully connected layer."""
 
 from math import prod
 
@@ -8,7 +8,10 @@ from owt_mpi.ops.shapes import check_rank
 
 
 class LinearOp(Op):
-    """x (n, inputs), w (outputs, inputs), b (outputs,) or absent -> y = x w' + b, (n, outputs)."""
+    """x (n, inputs), w (outputs, inputs), b (outputs,) or absent -> y = x w' + b, (n, outputs); `relu`: max(y, 0)."""
+
+    def __init__(self, relu: bool = False) -> None:
+        self.relu = relu
 
     def out_shape(self, *shapes: Shape) -> Shape:
         x, w, *b = shapes
@@ -22,20 +25,21 @@ class LinearOp(Op):
 
     def forward(self, *xs: Array) -> Array:
         self.x, self.w, *b = xs
-        y = self.x @ self.w.T
-        if b:
-            y += b[0]
+        y = self.backend.linear(self.x, self.w, b[0] if b else None, self.relu)
+        self.y = y if self.relu else None
         return y
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
-        gx = gy @ self.w if self.needs_grad[0] else None
-        gw = gy.T @ self.x if self.needs_grad[1] else None
-        return (gx, gw) if len(self.needs_grad) == 2 else (gx, gw, gy.sum(axis=0))
+        if self.relu:
+            gy = self.backend.relu_grad(gy, self.y)
+        gx = self.backend.linear_grad_x(gy, self.w) if self.needs_grad[0] else None
+        gw = self.backend.linear_grad_w(gy, self.x) if self.needs_grad[1] else None
+        return (gx, gw) if len(self.needs_grad) == 2 else (gx, gw, self.backend.bias_grad(gy))
 
     def multiply_adds(self, *shapes: Shape) -> int:
         return shapes[0][0] * prod(shapes[1])
 
 
-def linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-    """Return x w' + b."""
-    return LinearOp()(*((x, w) if b is None else (x, w, b)))
+def linear(x: Tensor, w: Tensor, b: Tensor | None, relu: bool = False) -> Tensor:
+    """Return x w' + b, with `relu` max(., 0)."""
+    return LinearOp(relu)(*((x, w) if b is None else (x, w, b)))

@@ -4,7 +4,7 @@ import numpy as np
 
 from owt_mpi.autograd import Op, Tensor
 from owt_mpi.backends.base import Array, Shape
-from owt_mpi.ops.labels import check_labels, target_mask, valid_rows
+from owt_mpi.ops.labels import check_labels
 
 
 class LogisticLossOp(Op):
@@ -18,19 +18,11 @@ class LogisticLossOp(Op):
         return ()
 
     def forward(self, *xs: Array) -> Array:
-        (z,) = xs
-        xp = self.backend.xp
-        self.z = z
-        self.target = target_mask(xp, self.labels, self.first_class, z.shape[1])
-        self.valid = valid_rows(xp, self.labels)
-        loss = xp.maximum(z, 0) + xp.log1p(xp.exp(-xp.abs(z))) - self.target * z
-        return (loss * self.valid).sum(keepdims=True).reshape(())
+        loss, self.gz = self.backend.logistic_loss(xs[0], self.labels, self.first_class)
+        return loss
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
-        xp = self.backend.xp
-        decay = xp.exp(-xp.abs(self.z))
-        sigmoid = xp.where(self.z >= 0, 1, decay) / (1 + decay)
-        return ((sigmoid - self.target) * self.valid * gy,)
+        return (self.gz * gy,)
 
 
 def logistic_loss(logits: Tensor, labels: np.ndarray, first_class: int = 0) -> Tensor:

@@ -11,11 +11,11 @@ class ReluOp(Op):
         return shapes[0]
 
     def forward(self, *xs: Array) -> Array:
-        self.y = self.backend.xp.maximum(xs[0], 0)
+        self.y = self.backend.relu(xs[0])
         return self.y
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
-        return (gy * (self.y > 0),)
+        return (self.backend.relu_grad(gy, self.y),)
 
 
 def relu(x: Tensor) -> Tensor:

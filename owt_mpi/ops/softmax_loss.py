@@ -6,7 +6,7 @@ import numpy as np
 
 from owt_mpi.autograd import Op, Tensor
 from owt_mpi.backends.base import Array, Shape
-from owt_mpi.ops.labels import check_labels, target_mask, valid_rows
+from owt_mpi.ops.labels import check_labels
 
 Combine = Callable[[Array], Array]
 
@@ -24,17 +24,13 @@ class SoftmaxLossOp(Op):
 
     def forward(self, *xs: Array) -> Array:
         (z,) = xs
-        xp = self.backend.xp
-        self.target = target_mask(xp, self.labels, self.first_class, z.shape[1])
-        self.valid = valid_rows(xp, self.labels)
-        shifted = z - self.combine_max(z.max(axis=1, keepdims=True))
-        exponentials, row_sum = self.backend.exp_and_row_sum(shifted)
-        total = self.combine_sum(row_sum)
-        self.probability = exponentials / total
-        return (self.target * (xp.log(total) - shifted)).sum(keepdims=True).reshape(())
+        row_max = self.combine_max(self.backend.softmax_max(z))
+        row_sum = self.combine_sum(self.backend.softmax_sum(z, row_max))
+        loss, self.gz = self.backend.softmax_loss(z, row_max, row_sum, self.labels, self.first_class)
+        return loss
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
-        return ((self.probability - self.target) * self.valid * gy,)
+        return (self.gz * gy,)
 
 
 def softmax_loss(

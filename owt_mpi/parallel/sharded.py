@@ -30,10 +30,13 @@ class ColumnLinear(Module):
         self.bias = _shard_of(layer.bias, shard)
         self.arithmetic, self.comm, self.gather_input = layer.arithmetic, comm, gather_input
 
-    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+    def forward(self, x: Tensor, ctx: Context, relu: bool = False) -> Tensor:
         if self.gather_input:
             x = all_gather(x, self.comm, axis=1, layer=self.name)
-        return self.arithmetic.linear(x, self.weight, self.bias, ctx)
+        return self.arithmetic.linear(x, self.weight, self.bias, ctx, relu)
+
+    def forward_and_relu(self, x: Tensor, ctx: Context) -> Tensor:
+        return self.forward(x, ctx, relu=True)
 
 
 class InputLinear(Module):
@@ -49,10 +52,13 @@ class InputLinear(Module):
         self.bias = _shard_of(layer.bias, Shard(axis=0, index=comm.rank, count=comm.size))
         self.arithmetic, self.comm = layer.arithmetic, comm
 
-    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+    def forward(self, x: Tensor, ctx: Context, relu: bool = False) -> Tensor:
         partial = self.arithmetic.linear(x, self.weight, None, ctx)
         y = reduce_scatter(partial, self.comm, axis=1, layer=self.name)
-        return self.arithmetic.add_bias(y, self.bias, ctx)
+        return self.arithmetic.add_bias(y, self.bias, ctx, relu)
+
+    def forward_and_relu(self, x: Tensor, ctx: Context) -> Tensor:
+        return self.forward(x, ctx, relu=True)
 
 
 class BlocksOfLinear(Module):

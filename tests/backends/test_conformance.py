@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 
 from tests.backends.conformance import TABLE, values
+from tests.backends.conformance_rows import ROWS_TABLE
 
-ROWS = [pytest.param(check, case, id=f"{check.__name__[6:]}-{case.name}") for check, cases in TABLE for case in cases]
+ROWS = [
+    pytest.param(check, case, id=f"{check.__name__[6:]}-{case.name}")
+    for check, cases in TABLE + ROWS_TABLE
+    for case in cases
+]
 ONE, NONE = (1, 1), (0, 0)
 
 

@@ -1,12 +1,10 @@
 """A backend that computes a batch piece by piece, and adds up what it makes in one order."""
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from owt_mpi.backends.base import Array, Backend, Pair, Shape
+from owt_mpi.backends.wrapper import BackendWrapper
 from owt_mpi.proof.fixed_order.pieces import Pieces, pairwise_sum
 
 
@@ -14,33 +12,19 @@ class UnsteadyOperation(ArithmeticError):
     """An operation does not give the same bits for the same input, so no order of sums makes ranks equal."""
 
 
-class FixedOrderBackend:
+class FixedOrderBackend(BackendWrapper):
     """`inner`, every call of which gets one piece: of the rows of images, or of the classes.
 
     While `checks`, it makes every call twice, and raises UnsteadyOperation where the two differ in a bit.
     """
 
     def __init__(self, inner: Backend, pieces: Pieces, num_classes: int, checks: bool = False) -> None:
-        self._inner, self._rows, self._classes = inner, pieces.rows, num_classes // pieces.count
-        self.name: str = inner.name
-        self.xp: ModuleType = inner.xp
-        self.dtypes: tuple[np.dtype[Any], ...] = inner.dtypes
+        super().__init__(inner)
+        self._rows, self._classes = pieces.rows, num_classes // pieces.count
         self.checks = checks
 
-    def from_host(self, array: np.ndarray) -> Array:
-        return self._inner.from_host(array)
-
-    def to_host(self, array: Array) -> np.ndarray:
-        return self._inner.to_host(array)
-
-    def synchronize(self) -> None:
-        self._inner.synchronize()
-
-    def set_num_threads(self, num_threads: int) -> None:
-        self._inner.set_num_threads(num_threads)
-
-    def conv2d(self, x: Array, w: Array, b: Array | None, stride: Pair, pad: Pair) -> Array:
-        return self._joined("conv2d", lambda x: self._inner.conv2d(x, w, b, stride, pad), x)
+    def conv2d(self, x: Array, w: Array, b: Array | None, stride: Pair, pad: Pair, relu: bool = False) -> Array:
+        return self._joined("conv2d", lambda x: self._inner.conv2d(x, w, b, stride, pad, relu), x)
 
     def conv2d_grad_x(self, gy: Array, w: Array, stride: Pair, pad: Pair, x_shape: Shape) -> Array:
         shape = (self._rows, *x_shape[1:])
@@ -88,15 +72,11 @@ class FixedOrderBackend:
 
         return self._joined("lrn_grad", call, gy, x, workspaces=workspace)
 
-    def exp_and_row_sum(self, x: Array) -> tuple[Array, Array]:
+    def softmax_sum(self, z: Array, row_max: Array) -> Array:
         """Sum over pieces of the classes."""
-        blocks = [x[:, first : first + self._classes] for first in range(0, x.shape[1], self._classes)]
-        parts = [self._inner.exp_and_row_sum(self.xp.ascontiguousarray(block)) for block in blocks]
-        exponentials, row_sums = zip(*parts, strict=True)
-        return self.xp.concatenate(exponentials, axis=1), pairwise_sum(self.xp.stack(row_sums))
-
-    def momentum_sgd(self, w: Array, v: Array, g: Array, lr: float, momentum: float, weight_decay: float) -> None:
-        self._inner.momentum_sgd(w, v, g, lr, momentum, weight_decay)
+        blocks = (z[:, first : first + self._classes] for first in range(0, z.shape[1], self._classes))
+        parts = [self._inner.softmax_sum(self.xp.ascontiguousarray(block), row_max) for block in blocks]
+        return pairwise_sum(self.xp.stack(parts))
 
     def _each(
         self, operation: str, call: Callable[..., Any], *arrays: Array, workspaces: list[Array] | None = None

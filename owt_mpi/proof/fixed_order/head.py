@@ -82,12 +82,12 @@ class FixedOrderArithmetic:
         self.pieces = pieces
         self.weight_rows, self.bias_rows = AllRows(rows_per_head), AllRows(rows_per_head)
 
-    def linear(self, x: Tensor, w: Tensor, b: Tensor | None, ctx: Context) -> Tensor:
+    def linear(self, x: Tensor, w: Tensor, b: Tensor | None, ctx: Context, relu: bool = False) -> Tensor:
         y = FixedOrderLinearOp(self, ctx.rows)(x, w)
-        return y if b is None else self.add_bias(y, b, ctx)
+        return y if b is None else self.add_bias(y, b, ctx, relu)
 
-    def add_bias(self, x: Tensor, b: Tensor, ctx: Context) -> Tensor:
-        return FixedOrderAddBiasOp(self, ctx.rows)(x, b)
+    def add_bias(self, x: Tensor, b: Tensor, ctx: Context, relu: bool = False) -> Tensor:
+        return FixedOrderAddBiasOp(self, ctx.rows, relu)(x, b)
 
 
 class AllRows:
@@ -113,6 +113,7 @@ class FixedOrderLinearOp(LinearOp):
     """LinearOp without bias, all sums over pieces of inputs, outputs and rows."""
 
     def __init__(self, arithmetic: FixedOrderArithmetic, rows: np.ndarray) -> None:
+        super().__init__()
         self.arithmetic, self.rows = arithmetic, rows
 
     def forward(self, *xs: Array) -> Array:
@@ -151,10 +152,13 @@ class FixedOrderLinearOp(LinearOp):
 class FixedOrderAddBiasOp(AddBiasOp):
     """AddBiasOp, the bias gradient summed over pieces of rows."""
 
-    def __init__(self, arithmetic: FixedOrderArithmetic, rows: np.ndarray) -> None:
+    def __init__(self, arithmetic: FixedOrderArithmetic, rows: np.ndarray, relu: bool) -> None:
+        super().__init__(relu)
         self.arithmetic, self.rows = arithmetic, rows
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
+        if self.relu:
+            gy = self.backend.relu_grad(gy, self.y)
         xp, own = self.backend.xp, self.arithmetic
         collected = own.bias_rows.add(xp, self.rows, gy)
         gb = xp.zeros(gy.shape[1:], gy.dtype)

@@ -1,0 +1,71 @@
+"""A module and the ReLU after it in one step: the same values, gradients and names, where nobody looks in between."""
+
+import numpy as np
+import pytest
+
+from owt_mpi.autograd import Tensor, backward, symbolic, tensor
+from owt_mpi.backends.reference import ReferenceBackend
+from owt_mpi.nn.layers import Conv2d, Flatten, Linear, ReLU
+from owt_mpi.nn.module import Context, Module, Sequential, assign_names, symbolic_context
+
+REFERENCE = ReferenceBackend()
+IMAGES = np.random.default_rng(1).standard_normal((3, 5, 6, 2))
+
+
+def network(conv: type[Conv2d] = Conv2d) -> Sequential:
+    layers: dict[str, Module] = {
+        "conv": conv(2, 4, 3), "relu1": ReLU(), "flatten": Flatten(), "relu2": ReLU(), "fc1": Linear(48, 5),
+        "relu3": ReLU(), "fc2": Linear(5, 3), "relu4": ReLU(),
+    }  # fmt: skip
+    net = Sequential(layers)
+    assign_names(net, "net")
+    for seed, parameter in enumerate(net.parameters()):
+        parameter.set_data(np.random.default_rng(seed).standard_normal(parameter.shape), REFERENCE)
+    return net
+
+
+def run(net: Sequential, ctx: Context) -> tuple[Tensor, list[str], list[np.ndarray]]:
+    """Return the output, the operations that made it, last first, and all gradients."""
+    x = tensor(IMAGES, REFERENCE, requires_grad=True)
+    y = net(x, ctx)
+    names, node = [], y
+    while node.creator is not None:
+        names.append(node.creator.name)
+        node = node.creator.inputs[0]
+    backward(y, np.ones(y.shape))
+    return y, names, [x.grad, *(p.grad for p in net.parameters())]
+
+
+def test_relus_go_with_what_is_before_them_and_change_nothing():
+    one_go, names, gradients = run(network(), Context(True, np.arange(3)))
+    assert names == ["LinearOp", "LinearOp", "ReluOp", "FlattenOp", "Conv2dOp"]
+    seen: list[str] = []
+    watched = Context(True, np.arange(3), watch=lambda name, _: seen.append(name))
+    in_steps, names, plain_gradients = run(network(), watched)
+    assert names == ["ReluOp", "LinearOp", "ReluOp", "LinearOp", "ReluOp", "FlattenOp", "ReluOp", "Conv2dOp"]
+    layers = ("conv", "relu1", "flatten", "relu2", "fc1", "relu3", "fc2", "relu4")
+    assert seen == [*(f"net.{layer}" for layer in layers), "net"]
+    np.testing.assert_array_equal(one_go.data, in_steps.data)
+    assert 0 < np.count_nonzero(one_go.data) < one_go.data.size
+    for one, other in zip(gradients, plain_gradients, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_shapes_are_worked_out_step_by_step():
+    y = network()(symbolic((3, 5, 6, 2), np.float64), symbolic_context(3))
+    assert y.creator is not None
+    assert y.creator.name == "ReluOp"
+
+
+def test_a_layer_with_a_forward_of_its_own_keeps_it():
+    class Negative(Conv2d):
+        def forward(self, x: Tensor, ctx: Context) -> Tensor:
+            y = super().forward(x, ctx)
+            assert y.data is not None
+            return tensor(-y.data, REFERENCE)
+
+    y = Sequential({"conv": Negative(2, 4, 3), "relu": ReLU()})
+    for parameter in y.parameters():
+        parameter.set_data(np.ones(parameter.shape), REFERENCE)
+    out = y(tensor(np.ones((1, 3, 3, 2)), REFERENCE), Context(True, np.arange(1)))
+    assert out.data == pytest.approx(0)
