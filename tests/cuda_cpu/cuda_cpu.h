@@ -34,6 +34,7 @@ template <class T> static inline T __ldg(const T* p) { return *p; }
 static inline float __fadd_rn(float a, float b) { return a + b; }  // -ffp-contract=off: never fused
 static inline float __fsub_rn(float a, float b) { return a - b; }
 static inline float __fmul_rn(float a, float b) { return a * b; }
+static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline unsigned __float_as_uint(float value) {
     unsigned bits;
     memcpy(&bits, &value, 4);
