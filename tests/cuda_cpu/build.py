@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,9 +17,13 @@ FLAGS = (
     *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function"),
 )
 SANITIZERS = (
-    *("-fsanitize=address,undefined", "-fsanitize-sections=cuda_shared", "-fno-sanitize-recover=all"),
+    *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     "-fno-omit-frame-pointer",
 )
+
+
+SHARED = re.compile(r"(__shared__[^;]*?(\w+)\s*(?:\[[^;]*\])?\s*;)")
+SPOILT = r"\1 static cuda_cpu::SharedMemory \2_spoilt; \2_spoilt.declare(&\2, sizeof \2);"
 
 
 class BuildError(RuntimeError):
@@ -40,7 +45,7 @@ def build(code: str, options: tuple[str, ...], kernels: list[str]) -> Path:
     fibres = int("__syncthreads" in code)
     command = ["g++", *FLAGS, *sanitize, f"-DCUDA_CPU_FIBRES={fibres}", *options]
     exports = "".join(f"CUDA_CPU_EXPORT({kernel})\n" for kernel in kernels)
-    text = f'#include "{HEADER}"\n#line 1 "kernels.cu"\n{code}\n{exports}'
+    text = f'#include "{HEADER}"\n#line 1 "kernels.cu"\n{SHARED.sub(SPOILT, code)}\n{exports}'
     digest = hashlib.sha256("\0".join([*command, HEADER.read_text(), text]).encode()).hexdigest()
     library = _folder() / f"{digest[:24]}.so"
     if library.exists():

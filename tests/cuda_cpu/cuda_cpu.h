@@ -21,7 +21,7 @@
 #define __forceinline__ inline
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
-#define __shared__ static __attribute__((section("cuda_shared")))
+#define __shared__ static
 
 struct CudaIndex {
     unsigned x, y, z;
@@ -34,6 +34,7 @@ template <class T> static inline T __ldg(const T* p) { return *p; }
 static inline float __fadd_rn(float a, float b) { return a + b; }  // -ffp-contract=off: never fused
 static inline float __fsub_rn(float a, float b) { return a - b; }
 static inline float __fmul_rn(float a, float b) { return a * b; }
+static inline float __fdividef(float a, float b) { return a / b; }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline unsigned __float_as_uint(float value) {
     unsigned bits;
@@ -150,11 +151,17 @@ static inline void arrange(unsigned* places, unsigned count, unsigned long long 
     }
 }
 
-extern "C" char __start_cuda_shared[] __attribute__((weak, visibility("hidden")));
-extern "C" char __stop_cuda_shared[] __attribute__((weak, visibility("hidden")));
-__attribute__((no_sanitize("address"), no_sanitize("undefined"), noinline)) static void spoil_shared_memory() {
-    for (volatile char* p = __start_cuda_shared; p < __stop_cuda_shared; ++p) *p = char(0xff);
-}
+// Shared memory is static, as blocks run one after another; build.py puts a call of this behind each declaration. The
+// first thread of a block that comes by fills it with NaN. Volatile, or the compiler would remember what it held.
+static unsigned long long num_blocks_started;
+struct SharedMemory {
+    unsigned long long spoilt_for;
+    inline void declare(volatile void* memory, size_t bytes) {
+        if (spoilt_for == num_blocks_started) return;
+        spoilt_for = num_blocks_started;
+        for (size_t i = 0; i < bytes; ++i) static_cast<volatile char*>(memory)[i] = char(0xff);
+    }
+};
 
 static inline CudaIndex split(unsigned linear, CudaIndex size) {
     return {linear % size.x, linear / size.x % size.y, linear / size.x / size.y};
@@ -226,7 +233,7 @@ static int launch(void (*kernel)(Parameters...), const unsigned* shape, unsigned
     Result result = finished;
     for (unsigned i = 0; i < num_blocks && result == finished; ++i) {
         blockIdx = split(blocks[i], gridDim);
-        spoil_shared_memory();
+        ++num_blocks_started;
         if (CUDA_CPU_FIBRES) {
             result = run_block_of_fibres(num_threads, order);
         } else {
