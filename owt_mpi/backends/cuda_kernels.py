@@ -16,10 +16,10 @@ import numpy as np
 from owt_mpi.backends.base import Array, Pair, Shape
 from owt_mpi.backends.cuda_launch import (
     BLOCK,
-    MAX_GRID_Y,
     KernelLauncher,
     ceil_div,
     check,
+    grid_of_rows,
     lanes_of,
     stored_type,
     window_sizes,
@@ -75,6 +75,7 @@ class CudaKernels(KernelLauncher):
         stride: Pair,
         pad: Pair,
     ) -> None:
+        assert max(prod(x.shape[1:]), prod(y.shape[1:])) < 2**31, (x.shape, y.shape)
         check(x.dtype, (x.shape[0], *x.shape[1:3], y.shape[3]), x)
         check(x.dtype, (x.shape[0], *y.shape[1:3], x.shape[3]), y)
         winner = "unsigned char" if winner_dtype(kernel).itemsize == 1 else "unsigned short"
@@ -87,6 +88,7 @@ class CudaKernels(KernelLauncher):
         x may be some images of a batch, so that `columns` need not hold those of all.
         """
         n, channels = x.shape[0], x.shape[3]
+        assert prod(y_size) * prod(kernel) * channels < 2**31, (y_size, kernel, channels)
         check(x.dtype, x.shape, x)
         check(x.dtype, (n * prod(y_size), prod(kernel) * channels), columns)
         over = (n, prod(y_size), prod(kernel), channels)
@@ -94,6 +96,7 @@ class CudaKernels(KernelLauncher):
 
     def col2im(self, columns: Array, gx: Array, y_size: Pair, kernel: Pair, stride: Pair, pad: Pair) -> None:
         """Write to gx the adjoint of im2col: for each element the sum over the windows that see it."""
+        assert prod(y_size) * prod(kernel) * gx.shape[3] < 2**31, (y_size, kernel, gx.shape)
         check(gx.dtype, gx.shape, gx)
         check(gx.dtype, (gx.shape[0] * prod(y_size), prod(kernel) * gx.shape[3]), columns)
         sizes = window_sizes(gx.shape, y_size, kernel, stride, pad)
@@ -174,7 +177,7 @@ class CudaKernels(KernelLauncher):
         check(x.dtype, x.shape, x, y)
         check(np.int64, x.shape[:1], rows)
         lanes = lanes_of(16 // x.dtype.itemsize, columns, x, y)
-        grid = (ceil_div(columns // lanes, BLOCK), min(x.shape[0], MAX_GRID_Y))
+        grid = grid_of_rows(columns // lanes, x.shape[0])
         sizes = (np.int32(x.shape[0]), np.int32(columns))
         mask = (np.uint64(key), np.uint64(round((1.0 - rate) * 2.0**32)))
         place = (np.int64(first_column), np.int64(num_columns))

@@ -62,11 +62,10 @@ class KernelLauncher:
         arguments: tuple[Any, ...],
         **defines: str,
     ) -> None:
-        """Launch a thread for each pack of an image of `shape`: x of the grid is in an image, y counts images."""
+        """Launch a thread for each pack of an image of `shape`: x of the grid is in an image."""
         n, height, width, channels = shape
-        assert height * width * channels < 2**31, shape
         lanes = lanes_of(16 // arrays[0].dtype.itemsize, channels, *arrays)
-        grid = (ceil_div(height * width * channels // lanes, BLOCK), min(n, MAX_GRID_Y))
+        grid = grid_of_rows(height * width * channels // lanes, n)
         self._function(file, name, arrays[0], lanes, **defines)(grid, (BLOCK,), (*arrays, *arguments))
 
 
@@ -95,6 +94,12 @@ def check(dtype: Any, shape: Shape, *arrays: Array) -> None:
 def window_sizes(x_shape: Shape, y_size: Pair, kernel: Pair, stride: Pair, pad: Pair) -> tuple[Any, ...]:
     """Return the arguments that describe sliding windows over images of `x_shape`, as the kernels order them."""
     return tuple(np.int32(size) for size in (*x_shape, *y_size, *kernel, *stride, *pad))
+
+
+def grid_of_rows(packs: int, num_rows: int) -> tuple[int, int, int]:
+    """Return the grid with a thread for each of `packs` in each row: x counts packs, y and z together count rows."""
+    height = min(num_rows, MAX_GRID_Y)
+    return (ceil_div(packs, BLOCK), height, ceil_div(num_rows, height))
 
 
 def ceil_div(a: int, b: int) -> int:

@@ -4,7 +4,7 @@
 __device__ inline float rectified(float number) { return number > 0.0f || number != number ? number : 0.0f; }
 
 // One pack of a matrix (rows, channels), flat: y = max(x + b, 0).
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 bias_relu(const stored* x, const stored* __restrict__ b, stored* y, long long size, int channels) {
     long long first = first_of_pack();
     if (first >= size) return;
@@ -16,7 +16,7 @@ bias_relu(const stored* x, const stored* __restrict__ b, stored* y, long long si
 }
 
 // gx = scale * gy where y > 0, else 0: for y of a ReLU (scale 1) and, as what was dropped is 0, of relu_dropout.
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 relu_grad(const stored* gy, const stored* __restrict__ y, stored* gx, long long size, float scale) {
     long long first = first_of_pack();
     if (first >= size) return;
@@ -36,35 +36,33 @@ __device__ inline bool is_kept(unsigned long long key, unsigned long long index,
 }
 
 // y = scale * x where kept, else 0, of a matrix (num_rows, columns), which holds the columns from `first_column` of
-// `num_columns`; rows[i] is the place of row i in the whole batch. blockIdx.y counts rows.
+// `num_columns`; rows[i] is the place of row i in the whole batch.
 template <bool RECTIFY>
 __device__ inline void drop(const stored* x, stored* y, const long long* rows, int num_rows, int columns,
                             unsigned long long key, unsigned long long threshold, long long first_column,
                             long long num_columns, float scale) {
     int column = (blockIdx.x * blockDim.x + threadIdx.x) * LANES;
-    if (column >= columns) return;
-    for (int row = blockIdx.y; row < num_rows; row += gridDim.y) {
-        unsigned long long index = rows[row] * num_columns + first_column + column;
-        long long at = row * (long long)columns + column;
-        float numbers[LANES];
-        load(x + at, numbers);
-        for (int lane = 0; lane < LANES; ++lane) {
-            float number = RECTIFY ? rectified(numbers[lane]) : numbers[lane];
-            numbers[lane] = is_kept(key, index + lane, threshold) ? number * scale : 0.0f;
-        }
-        store(y + at, numbers);
+    long long row = row_of_grid(), at = row * columns + column;
+    if (column >= columns || row >= num_rows) return;
+    unsigned long long index = rows[row] * num_columns + first_column + column;
+    float numbers[LANES];
+    load(x + at, numbers);
+    for (int lane = 0; lane < LANES; ++lane) {
+        float number = RECTIFY ? rectified(numbers[lane]) : numbers[lane];
+        numbers[lane] = is_kept(key, index + lane, threshold) ? number * scale : 0.0f;
     }
+    store(y + at, numbers);
 }
 
 // The gradient too: gx is gy, dropped by the same key.
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 dropout(const stored* x, stored* y, const long long* __restrict__ rows, int num_rows, int columns,
         unsigned long long key, unsigned long long threshold, long long first_column, long long num_columns,
         float scale) {
     drop<false>(x, y, rows, num_rows, columns, key, threshold, first_column, num_columns, scale);
 }
 
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 relu_dropout(const stored* x, stored* y, const long long* __restrict__ rows, int num_rows, int columns,
              unsigned long long key, unsigned long long threshold, long long first_column, long long num_columns,
              float scale) {

@@ -32,7 +32,7 @@ __device__ inline void crop(const unsigned char* images, const long long* tops, 
     store_tail(out + first, size - first, numbers);
 }
 
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 crop_normalise(const unsigned char* __restrict__ images, const long long* __restrict__ tops,
                const long long* __restrict__ lefts, const bool* __restrict__ flips, const float* __restrict__ mean,
                const float* __restrict__ scale, stored* __restrict__ out, long long size, int height, int width,
@@ -42,7 +42,7 @@ crop_normalise(const unsigned char* __restrict__ images, const long long* __rest
 }
 
 // offsets (n, c) are added to the pixels of an image: a change of colour.
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 crop_normalise_offset(const unsigned char* __restrict__ images, const long long* __restrict__ tops,
                       const long long* __restrict__ lefts, const bool* __restrict__ flips,
                       const float* __restrict__ mean, const float* __restrict__ scale,

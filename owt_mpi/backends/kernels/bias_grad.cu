@@ -29,7 +29,7 @@ __device__ inline void sum_rows(const T* matrix, long long first_row, long long 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 bias_grad(const stored* __restrict__ gy, float* __restrict__ partial, long long num_rows, int channels,
           long long rows_per_block) {
     int channel = (blockIdx.x * blockDim.x + threadIdx.x) * LANES;
@@ -39,7 +39,7 @@ bias_grad(const stored* __restrict__ gy, float* __restrict__ partial, long long 
     if (threadIdx.y == 0 && channel < channels) store(partial + blockIdx.y * (long long)channels + channel, sum);
 }
 
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 bias_grad_finish(const float* __restrict__ partial, stored* __restrict__ gb, int num_partial, int channels) {
     int channel = (blockIdx.x * blockDim.x + threadIdx.x) * LANES;
     float sum[LANES];

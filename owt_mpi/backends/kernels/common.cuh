@@ -2,7 +2,8 @@
 //
 // Compiled with -DSTORED=float, float16 or bfloat16 and -DLANES=n: how many numbers, side by side in memory, a thread
 // reads and writes at once. LANES is 1, or fills 16 bytes; then pointers are aligned to 16 bytes and rows hold whole
-// packs. Blocks have at most MAX_THREADS threads. No header of CUDA's is needed.
+// packs. No header of CUDA's is needed. Blocks have at most MAX_THREADS threads, of which one at least is on a processor
+// at a time: said so (the 1 in launch bounds), the compiler does not spill registers to fit more.
 #define MAX_THREADS 256
 
 struct float16 {
@@ -79,18 +80,23 @@ __device__ inline void store_tail(T* to, long long count, const float (&numbers)
 // The first number of this thread's pack in a flat array.
 __device__ inline long long first_of_pack() { return (blockIdx.x * (long long)blockDim.x + threadIdx.x) * LANES; }
 
+// Where the grid's y and z count what its x is within: y alone may not reach far enough.
+__device__ inline long long row_of_grid() { return blockIdx.z * (long long)gridDim.y + blockIdx.y; }
+
 // A place in an image (height, width, channels); an image has fewer than 2**31 numbers, so that divisions are short.
-// blockIdx.x counts the packs of one image; blockIdx.y the images, which a kernel goes through in steps of gridDim.y.
+// blockIdx.x counts the packs of one image, y and z the images.
 struct Place {
+    long long image;
     int row, column, channel;
     bool inside;
 
-    __device__ Place(int height, int width, int channels) {
+    __device__ Place(int num_images, int height, int width, int channels) {
         int packs = channels / LANES, pack = blockIdx.x * blockDim.x + threadIdx.x;
         channel = pack % packs * LANES;
         column = pack / packs % width;
         row = pack / packs / width;
-        inside = row < height;
+        image = row_of_grid();
+        inside = image < num_images && row < height;
     }
 };
 

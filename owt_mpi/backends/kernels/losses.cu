@@ -27,7 +27,7 @@ __device__ inline float over_block(float number) {
     return part[0];
 }
 
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 logistic_loss(const stored* z, const long long* __restrict__ labels, stored* gz, float* __restrict__ row_losses,
               int classes, long long first_class, float scale) {
     long long row = blockIdx.x, label = labels[row], target = label - first_class;
@@ -47,7 +47,7 @@ logistic_loss(const stored* z, const long long* __restrict__ labels, stored* gz,
     if (threadIdx.x == 0) row_losses[row] = label < 0 ? 0.0f : loss;
 }
 
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 softmax_max(const stored* __restrict__ z, float* __restrict__ row_max, int classes) {
     long long row = blockIdx.x;
     float largest = Max::start;
@@ -61,7 +61,7 @@ softmax_max(const stored* __restrict__ z, float* __restrict__ row_max, int class
 }
 
 // The sum of exp(z - row_max) over this block's classes, where row_max is the maximum over all classes.
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 softmax_sum(const stored* __restrict__ z, const float* __restrict__ row_max, float* __restrict__ row_sum, int classes) {
     long long row = blockIdx.x;
     float sum = 0.0f, largest = row_max[row];
@@ -75,12 +75,12 @@ softmax_sum(const stored* __restrict__ z, const float* __restrict__ row_max, flo
 }
 
 // A row's loss, log(row_sum) - (z[label] - row_max), is counted where its label is; row_sum is over all classes.
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 softmax_loss(const stored* z, const float* __restrict__ row_max, const float* __restrict__ row_sum,
              const long long* __restrict__ labels, stored* gz, float* __restrict__ row_losses, int classes,
              long long first_class, float scale) {
     long long row = blockIdx.x, label = labels[row], target = label - first_class;
-    float largest = row_max[row], sum = row_sum[row];
+    float largest = row_max[row], sum = row_sum[row], inverse = 1.0f / sum;
     bool counts = label >= 0;
     if (threadIdx.x == 0 && !(counts && target >= 0 && target < classes)) row_losses[row] = 0.0f;
     for (int column = threadIdx.x * LANES; column < classes; column += MAX_THREADS * LANES) {
@@ -89,14 +89,14 @@ softmax_loss(const stored* z, const float* __restrict__ row_max, const float* __
         for (int lane = 0; lane < LANES; ++lane) {
             float shifted = numbers[lane] - largest, wanted = counts && column + lane == target;
             if (wanted > 0.0f) row_losses[row] = logf(sum) - shifted;
-            numbers[lane] = counts ? (expf(shifted) / sum - wanted) * scale : 0.0f;
+            numbers[lane] = counts ? (expf(shifted) * inverse - wanted) * scale : 0.0f;
         }
         store(gz + row * classes + column, numbers);
     }
 }
 
 // The sum of `count` losses in one block.
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 sum_losses(const float* __restrict__ row_losses, float* __restrict__ loss, int count) {
     float sum = 0.0f;
     for (int i = threadIdx.x; i < count; i += MAX_THREADS) sum += row_losses[i];

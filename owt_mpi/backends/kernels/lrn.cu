@@ -29,7 +29,7 @@ __device__ inline float inverse_power(float d, float beta) {
     return root * sqrtf(root);
 }
 
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 lrn(const stored* __restrict__ x, stored* __restrict__ y, long long size, int channels, float alpha, float beta,
     float k) {
     long long first = first_of_pack();
@@ -44,7 +44,7 @@ lrn(const stored* __restrict__ x, stored* __restrict__ y, long long size, int ch
 }
 
 // gx = gy * d**-beta - 2 alpha beta x * (sum over the window of gy * x * d**(-beta - 1))
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 lrn_grad(const stored* __restrict__ gy, const stored* __restrict__ x, stored* __restrict__ gx, long long size,
          int channels, float alpha, float beta, float k) {
     long long first = first_of_pack();

@@ -26,14 +26,14 @@ __device__ inline bool update(float* w, float* v, const stored* g, const int* sk
     return true;
 }
 
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 momentum_sgd(float* __restrict__ w, float* __restrict__ v, const stored* __restrict__ g, const int* __restrict__ skip,
              long long size, float scale, float lr, float momentum, float decay) {
     float weights[LANES];
     update(w, v, g, skip, size, scale, lr, momentum, decay, weights);
 }
 
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 momentum_sgd_copy(float* __restrict__ w, float* __restrict__ v, const stored* __restrict__ g, copied* __restrict__ copy,
                   const int* __restrict__ skip, long long size, float scale, float lr, float momentum, float decay) {
     float weights[LANES];
@@ -43,7 +43,7 @@ momentum_sgd_copy(float* __restrict__ w, float* __restrict__ v, const stored* __
 }
 
 // Set flag[0] to 1 where a number of g is infinite or NaN: a loss scale that is too large.
-extern "C" __global__ void __launch_bounds__(MAX_THREADS)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 find_overflow(const stored* __restrict__ g, int* __restrict__ flag, long long size) {
     long long first = first_of_pack();
     if (first >= size) return;
