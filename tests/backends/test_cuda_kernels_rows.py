@@ -95,6 +95,15 @@ def test_dropout_has_the_bits_of_the_operation_and_so_has_its_gradient(kernels, 
     np.testing.assert_array_equal(fused_gx, gx)
 
 
+def test_a_draw_of_just_the_threshold_is_dropped(kernels):
+    rows, key, x = np.array([6]), rng.stream_key(2, "dropout"), np.ones((1, 4), np.float32)
+    drawn = rng.random_bits(key, 40 * rows + np.arange(4)) >> np.uint64(32)
+    rate = 1.0 - float(drawn[2]) / 2.0**32
+    y, _ = on_the_cpu(lambda x: dropout(x, rate, key, rows, 0, 40), x)
+    np.testing.assert_array_equal(masked(kernels, "dropout", x, rows, rate, key, 0, 40), y)
+    assert y[0, 2] == 0
+
+
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 @pytest.mark.parametrize("columns", [16, 13])
 def test_dropout_of_halves_keeps_the_same_elements(kernels, kind, columns):

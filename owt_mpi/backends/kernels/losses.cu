@@ -81,15 +81,14 @@ softmax_loss(const stored* z, const float* __restrict__ row_max, const float* __
              long long first_class, float scale) {
     long long row = blockIdx.x, label = labels[row], target = label - first_class;
     float largest = row_max[row], sum = row_sum[row], inverse = 1.0f / sum;
-    bool counts = label >= 0;
-    if (threadIdx.x == 0 && !(counts && target >= 0 && target < classes)) row_losses[row] = 0.0f;
+    if (threadIdx.x == 0 && (target < 0 || target >= classes)) row_losses[row] = 0.0f;
     for (int column = threadIdx.x * LANES; column < classes; column += MAX_THREADS * LANES) {
         float numbers[LANES];
         load(z + row * classes + column, numbers);
         for (int lane = 0; lane < LANES; ++lane) {
-            float shifted = numbers[lane] - largest, wanted = counts && column + lane == target;
+            float shifted = numbers[lane] - largest, wanted = column + lane == target;
             if (wanted > 0.0f) row_losses[row] = logf(sum) - shifted;
-            numbers[lane] = counts ? (expf(shifted) * inverse - wanted) * scale : 0.0f;
+            numbers[lane] = label < 0 ? 0.0f : (expf(shifted) * inverse - wanted) * scale;
         }
         store(gz + row * classes + column, numbers);
     }
