@@ -26,8 +26,8 @@ from owt_mpi.backends.cudnn_graphs import (
 )
 from owt_mpi.backends.cudnn_workspace import Workspace, refuse_while_capturing
 
-DEFAULT_WORKSPACE_BYTES = 1 << 30
 MIN_CUDNN_VERSION = 90000
+_LAST_VERSION_FOR_VOLTA = 91099  # 9.10 uses the tensor cores of compute capability 7.0, 9.28 does not
 
 _TIMED_RUNS = 5
 _GET_CUDNN = "install it with pip install 'owt_mpi[gpu]'"
@@ -49,11 +49,22 @@ def find_cudnn() -> str | None:
         return f"the library libcudnn.so.9 does not load ({error}); {_GET_CUDNN}"
     if version < MIN_CUDNN_VERSION:
         return f"cuDNN is of version {version}, but {MIN_CUDNN_VERSION} is the oldest that will do; {_GET_CUDNN}"
+    without_cublas = _why_cublas_does_not_load()
+    if without_cublas is not None:
+        return f"cuDNN needs the library libcublasLt, which does not load ({without_cublas}); {_GET_CUDNN}"
     try:
         cudnn.destroy_handle(cudnn.create_handle())
     except RuntimeError as error:
         return f"cuDNN {version} finds no GPU that it can use ({error}); see whether nvidia-smi lists one"
     return None
+
+
+def default_workspace_bytes(device_memory_bytes: int) -> int:
+    """Return how much workspace plans may use unless told otherwise: a sixteenth of the device's memory.
+
+    That is 5 GB of 80: convolutions in tf32 on an A100 want as much as their input and output together.
+    """
+    return device_memory_bytes // 16
 
 
 class Cudnn:
@@ -76,7 +87,7 @@ class Cudnn:
         tf32: bool = False,
         autotune: bool = False,
         deterministic: bool = False,
-        workspace_bytes: int = DEFAULT_WORKSPACE_BYTES,
+        workspace_bytes: int | None = None,
     ) -> None:
         """Use the module `cupy`. ValueError for options that the device or one another exclude.
 
@@ -89,6 +100,8 @@ class Cudnn:
                 "autotune and deterministic exclude one another: the fastest plan may be another one in the next run, "
                 "and give other bits; leave one of the two out"
             )
+        if workspace_bytes is None:
+            workspace_bytes = default_workspace_bytes(cupy.cuda.runtime.memGetInfo()[1])
         if workspace_bytes < 0:
             raise ValueError(f"workspace_bytes is {workspace_bytes}, but must not be negative; 0 allows no workspace")
         self._cuda, self._allocate, self._add_bias_and_relu = cupy.cuda, allocate, add_bias_and_relu
@@ -115,6 +128,16 @@ class Cudnn:
         """Set gw to the gradient with respect to w that Backend.conv2d_grad_w returns."""
         arrays = {X: x, W: gw, Y: gy}
         self._run(self._conv("conv2d_grad_w", arrays, stride, pad), arrays)
+
+    @property
+    def description(self) -> str:
+        """The library and how plans are chosen, in a few words to be printed once."""
+        import cudnn
+
+        version, choice = cudnn.backend_version_string(), "timed" if self._autotune else "by cuDNN's heuristics"
+        is_old = self._compute_capability < 75 and cudnn.backend_version() > _LAST_VERSION_FOR_VOLTA
+        hint = "; fp16 is slow: the last version for the tensor cores of this GPU is nvidia-cudnn-cu12<9.11" * is_old
+        return f"cuDNN {version}, plans {choice}, {self._limits}{hint}"
 
     def plans(self) -> dict[Conv, Plan]:
         """Return what the calling thread's convolutions run with, for reports."""
@@ -198,6 +221,19 @@ class Cudnn:
         return own
 
 
+def _why_cublas_does_not_load() -> str | None:
+    """Load libcublasLt, which cuDNN looks for itself when it needs it: where that fails it ends the process."""
+    try:
+        from cuda.pathfinder import load_nvidia_dynamic_lib  # comes with CuPy
+    except ImportError:
+        return None  # an older CuPy: the system's loader has to find the library
+    try:
+        load_nvidia_dynamic_lib("cublasLt")
+    except RuntimeError as error:
+        return str(error)
+    return None
+
+
 class _Thread:
     """A thread's handle, plans, and workspaces by the address of their stream; gone with the thread."""
 
@@ -209,15 +245,13 @@ class _Thread:
         self.device = Device(compute_capability, handle)
         self.plans: dict[Conv, Plan] = {}
         self.workspaces: dict[int, Workspace] = {}
-        weakref.finalize(self, _release, self.plans, handle)
+        weakref.finalize(self, _release, self.plans, cudnn.destroy_handle, handle)
 
 
-def _release(plans: dict[Conv, Plan], handle: int) -> None:
+def _release(plans: dict[Conv, Plan], destroy_handle: Callable[[int], None], handle: int) -> None:
     """Give plans back before the handle that they were made with. Also called when the interpreter ends."""
-    import cudnn
-
     plans.clear()
-    cudnn.destroy_handle(handle)
+    destroy_handle(handle)
 
 
 def _check_shapes(x: Shape, w: Shape, y: Shape, stride: Pair, pad: Pair) -> None:
