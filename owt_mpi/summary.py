@@ -1,7 +1,6 @@
 """What a model costs on its ranks, worked out from shapes alone: layers, parameters, memory, bytes on the wire."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -10,10 +9,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from owt_mpi.autograd import Op, Parameter, Tensor, symbolic
+from owt_mpi.autograd import Op, Tensor, symbolic
 from owt_mpi.backends.base import Shape
 from owt_mpi.nn.model import Model
-from owt_mpi.nn.module import Module, Sequential, symbolic_context
+from owt_mpi.nn.module import Module
+from owt_mpi.nn.walk import Visit, walk
 from owt_mpi.parallel.collective_ops import AllGatherOp, ReduceScatterOp
 from owt_mpi.parallel.layout import Layout
 from owt_mpi.parallel.sharded import shard_head
@@ -129,42 +129,20 @@ def print_summary(summary: Summary, json_file: str = "") -> None:
 
 def _trace(root: Module, x: Tensor, itemsize: int) -> tuple[list[LayerCost], Tensor, list[Op]]:
     """Run `root` on a symbolic input; return the cost of each leaf module, the output, and all operations."""
-    layers: list[LayerCost] = []
-    ops: list[Op] = []
-    seen = {id(x)}
-    by_name = {module.name: module for module in root.modules()}
-
-    def watch(name: str, y: Tensor) -> None:
-        module = by_name[name]
-        if isinstance(module, Sequential):
-            return
-        new = list(_new_ops(y, seen))
-        ops.extend(new)
-        parameters = [p for _, p in module.own_parameters()]
-        layers.append(
-            LayerCost(
-                name=name,
-                output_shape=y.shape,
-                parameters=sum(prod(p.global_shape) for p in parameters),
-                parameters_held=sum(prod(p.shape) for p in parameters),
-                multiply_adds=sum(op.multiply_adds(*(i.shape for i in op.inputs)) for op in new),
-                output_bytes=prod(y.shape) * itemsize,
-            )
-        )
-
-    y = root(x, symbolic_context(x.shape[0], watch))
-    return layers, y, ops
+    visits, y = walk(root, x)
+    return [_layer_cost(visit, itemsize) for visit in visits], y, [op for visit in visits for op in visit.ops]
 
 
-def _new_ops(y: Tensor, seen: set[int]) -> Iterator[Op]:
-    """Yield the operations that y was made by and that were not seen before."""
-    if id(y) in seen or isinstance(y, Parameter):
-        return
-    seen.add(id(y))
-    if y.creator is not None:
-        for x in y.creator.inputs:
-            yield from _new_ops(x, seen)
-        yield y.creator
+def _layer_cost(visit: Visit, itemsize: int) -> LayerCost:
+    parameters = [p for _, p in visit.module.own_parameters()]
+    return LayerCost(
+        name=visit.module.name,
+        output_shape=visit.output.shape,
+        parameters=sum(prod(p.global_shape) for p in parameters),
+        parameters_held=sum(prod(p.shape) for p in parameters),
+        multiply_adds=sum(op.multiply_adds(*(x.shape for x in op.inputs)) for op in visit.ops),
+        output_bytes=prod(visit.output.shape) * itemsize,
+    )
 
 
 def _output_shape(op: Op) -> Shape:
