@@ -20,6 +20,8 @@ from owt_mpi.parallel.sharded import shard_head
 from owt_mpi.parallel.weight_sync import TrunkSync, sync_bytes
 from owt_mpi.parallel.wire_format import WireDtype
 
+BOUNDARY_BYTES = "activations to the head and their gradients"
+
 
 @dataclass(frozen=True)
 class LayerCost:
@@ -92,7 +94,7 @@ def summarise(
             "activations": sum(prod(shape) for shape in kept) * dtype.itemsize,
         },
         received_bytes={
-            "activations to the head and their gradients": received * prod(boundary.shape) // size,
+            BOUNDARY_BYTES: received * prod(boundary.shape) // size,
             "activations within the head and their gradients": received * crossing // size,
             **_sync_bytes("trunk", trunk_bytes, layout.trunk.size, *sync),
             **_sync_bytes("head", head_bytes, layout.replicas.size, *sync),

@@ -1,0 +1,1 @@
+"""What a training step costs on machines that need not be at hand."""
