@@ -33,7 +33,7 @@ def fused(kernels: Sequence[Kernel], fusing: Fusing) -> list[Kernel]:
             kernel.work,
             before.work,
         } <= backward
-        if chains and joins and kernel.runs == before.runs and _reads_result(kernel, before):
+        if chains and joins and _reads_result(kernel, before):
             chains[-1].append(kernel)
         else:
             chains.append([kernel])
