@@ -152,7 +152,7 @@ def kernel_table(case: Case, rows: Sequence[KernelRow], steps: Sequence[StepRow]
     totals = {(row.precision, row.device): row for row in steps if row.fused == FUSED}
     headings, first = ["kernel", "GFLOP"], case.devices[0].name
     for precision in case.precisions:
-        headings += [f"{precision} MB", "FLOP/byte", *(f"{_short(device)} ms" for device in case.devices)]
+        headings += [f"{precision} MB", f"{precision} FLOP/byte", *_times(case, precision)]
     lines = [headings]
     for name in dict.fromkeys(row.kernel for row in rows):
         cells = [name, f"{found[name, case.precisions[0], first].flop / 1e9:.2f}"]
@@ -182,7 +182,7 @@ def fusing_table(case: Case, steps: Sequence[StepRow]) -> list[str]:
     found = {(row.fused, row.precision, row.device): row for row in steps}
     headings = ["fused"]
     for precision in case.precisions:
-        headings += [f"{precision} MB", "saved", *(f"{_short(device)} ms" for device in case.devices)]
+        headings += [f"{precision} MB", f"{precision} saved", *_times(case, precision)]
     lines = [headings]
     for fusing in FUSINGS:
         cells = [f"... {fusing}" if fusing not in FUSINGS[:2] else fusing]
@@ -220,16 +220,17 @@ def report(case: Case, steps: Sequence[StepRow], by_kernel: Sequence[KernelRow],
     """Return all tables."""
     size = f"{case.images} images of {case.model.spec.crop} x {case.model.spec.crop}"
     parts = [
-        f"{case.model.name}, a step of {size} on one GPU, by kernel (c: bound by compute, m: by memory)",
+        f"{case.model.name}, a step of {size} on one GPU by kernel, bound by compute (c) or by memory (m)",
         *kernel_table(case, by_kernel, steps),
         "",
-        "bytes of the step by what is fused (each line with those before it)",
+        "The step by what is fused, each line with those before it",
         *fusing_table(case, steps),
     ]
+    legend = "compute of a rank, exchange with nothing hidden, \\* where their sum is least"
     for precision in case.precisions:
         parts += [
             "",
-            f"{precision}, K ranks of {size} each: compute of a rank, what it receives, exchange with nothing hidden",
+            f"{precision}, K ranks of {case.images} images each: {legend}",
             *exchange_table(case, precision, moved),
         ]
     return "\n".join([line if line.startswith("|") or not line else f"{line}:\n" for line in parts])
@@ -237,6 +238,10 @@ def report(case: Case, steps: Sequence[StepRow], by_kernel: Sequence[KernelRow],
 
 def _unhidden(row: ExchangeRow) -> float:
     return row.compute_seconds + row.exchange_seconds
+
+
+def _times(case: Case, precision: PrecisionName) -> list[str]:
+    return [f"{_short(device)} {precision} ms" for device in case.devices]
 
 
 def _short(device: Device) -> str:
@@ -264,7 +269,11 @@ def main() -> None:
         parser.error(str(error))
     print(report(case, steps, by_kernel, moved))
     if args.json:
-        tables = {"kernels": by_kernel, "steps": steps, "exchange": moved}
+        tables: dict[str, Sequence[KernelRow | StepRow | ExchangeRow]] = {
+            "kernels": by_kernel,
+            "steps": steps,
+            "exchange": moved,
+        }
         content = {name: [asdict(row) for row in rows] for name, rows in tables.items()}
         settings = {"model": case.model.name, "images": case.images, "crop": args.crop}
         Path(args.json).write_text(json.dumps({**settings, **content}, indent=1) + "\n", encoding="utf-8")

@@ -22,9 +22,9 @@ _MASTER_BYTES = 4  # weights and momentum are float32 in every precision
 def step_kernels(model: Model, layout: Layout, images_per_rank: int, precision: PrecisionName) -> list[Kernel]:
     """Return the kernels of one training step on one rank of `layout`, in the order in which they run, none fused.
 
-    Scheme (a)-(d)'s head runs `num_passes` times, each pass but the first adding to the gradients of the one before,
-    and is updated once. In 16 bits, updates also write the copy of the weights that products read. Left out: labels
-    and hits, the sums that collectives make, and checks of gradients for overflow.
+    Each of the head's passes but the first adds to the gradients of those before. Every rank updates all weights it
+    holds, once (--trunk-sync all-reduce); in 16 bits it also writes the copy of them that products read. Left out:
+    labels and hits, the sums that collectives make, and checks of gradients for overflow.
     """
     itemsize = PRECISIONS[precision]
     spec, scheme, size = model.spec, layout.scheme, layout.boundary.size

@@ -149,6 +149,29 @@ def test_gradients_of_a_tensor_that_is_used_twice_are_added_up():
     assert step[works.index("add")].num_bytes == 12 * x
 
 
+class SameTwice(Module):
+    """One convolution, applied to its own output."""
+
+    def __init__(self) -> None:
+        self.conv, self.flatten = Conv2d(4, 4, 3, 1, 1), Flatten()
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        return self.flatten(self.conv(self.conv(x, ctx), ctx), ctx)
+
+
+def test_a_layer_that_is_used_twice_makes_two_outputs_and_one_sum_of_gradients():
+    trunk = SameTwice()
+    trunk.name = "trunk"
+    step = step_of(small_model(trunk), 5)
+    outputs = [operand.name for kernel in step if kernel.work == "bias" for operand in kernel.writes]
+    assert outputs == ["trunk.conv", "trunk.conv (2)", "head.fc"]
+    sums = {kernel.work: kernel.num_bytes for kernel in step if kernel.work.startswith("sum")}
+    assert sums == {
+        "sum of gradients of trunk.conv.weight": 3 * 4 * 4 * 3 * 3 * 4,
+        "sum of gradients of trunk.conv.bias": 3 * 4 * 4,
+    }
+
+
 class SquareOp(Op):
     def out_shape(self, *shapes):
         return shapes[0]
