@@ -1,7 +1,7 @@
 """The kernels of one operation, forward and backward, none of them fused with another."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from owt_mpi.autograd import Op
@@ -59,7 +59,25 @@ def grad_of(operand: Operand) -> Operand:
 
 def kernels_of(call: Call) -> Work:
     """Return the kernels of `call`. An operation that has no rule here reads and writes what the tape hands it."""
+    if isinstance(call.op, Conv2dOp | LinearOp | AddBiasOp) and call.op.relu:
+        return _rectified(call)
+    return _work(call)
+
+
+def _work(call: Call) -> Work:
     return next((rule for kinds, rule in _RULES.items() if isinstance(call.op, kinds)), _unknown)(call)
+
+
+def _rectified(call: Call) -> Work:
+    """The operation, then a ReLU."""
+    y = call.output
+    before = Operand(f"{y.name} before ReLU", y.num_bytes)
+    work = _work(replace(call, output=before))
+    relu_grad = _other(call, "ReLU grad", (grad_of(y), y), (grad_of(before),))
+    return Work(
+        (*work.forward, _other(call, "ReLU", (before,), (y,))),
+        (relu_grad, *work.backward) if any(call.op.needs_grad) else (),
+    )
 
 
 def _product(call: Call) -> Work:

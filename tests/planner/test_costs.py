@@ -9,8 +9,10 @@ from owt_mpi.nn.models import MODELS
 from owt_mpi.nn.module import Context, Module
 from owt_mpi.nn.restricted import restricted
 from owt_mpi.ops.add import add
+from owt_mpi.ops.conv2d import conv2d
 from owt_mpi.parallel.layout import Plan
 from owt_mpi.planner.exchange import layout_of
+from owt_mpi.planner.fusing import FUSINGS, fused
 from owt_mpi.planner.kernel import step_bytes, step_flop
 from owt_mpi.summary import summarise
 from tests.planner.steps import SPEC, only, small_model, step_of
@@ -147,6 +149,26 @@ def test_gradients_of_a_tensor_that_is_used_twice_are_added_up():
     works = [kernel.work for kernel in step]
     assert works.index(add_up.work) < works.index("ReLU grad")
     assert step[works.index("add")].num_bytes == 12 * x
+
+
+class Rectified(Module):
+    """A convolution that rectifies by itself."""
+
+    def __init__(self) -> None:
+        self.conv, self.flatten = Conv2d(4, 8, 3, 1, 1), Flatten()
+
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        y = conv2d(x, self.conv.weight, self.conv.bias, self.conv.stride, self.conv.pad, relu=True)
+        return self.flatten(y, ctx)
+
+
+def test_a_layer_that_rectifies_by_itself_has_the_kernels_of_the_two():
+    trunk = Rectified()
+    trunk.name = "trunk"
+    one, two = (step_of(small_model(t), 5) for t in (trunk, {"conv": Conv2d(4, 8, 3, 1, 1), "relu": ReLU()}))
+    for fusing in FUSINGS:
+        costs = [[(k.work, k.num_bytes, k.flop) for k in fused(step, fusing)] for step in (one, two)]
+        assert costs[0] == costs[1], fusing
 
 
 class SameTwice(Module):
