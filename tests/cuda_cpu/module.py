@@ -3,6 +3,7 @@
 import ctypes
 import re
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -69,17 +70,23 @@ class CpuKernel:
         self.reads = [index for index, text in enumerate(mangled) if text.startswith("PK")]
         self.writes = [index for index, text in enumerate(mangled) if text.startswith("P") and text[1] != "K"]
 
-    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], order: int = 0) -> None:
+    def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], order: int = 0) -> None:
         """Run all threads of all blocks."""
-        shape = (ctypes.c_uint * 6)(*self._checked_shape(grid, block))
-        if len(args) != len(self.parameters):
-            raise TypeError(f"{self.name} takes {len(self.parameters)} arguments, {self.parameters}; got {len(args)}")
-        held = [self._argument(index, value) for index, value in enumerate(args)]
+        sizes, held = self.check(grid, block, args)
+        shape = (ctypes.c_uint * 6)(*sizes)
         pointers = (ctypes.c_void_p * len(held))(*[array.ctypes.data for array in held])
         with self._lock:
             result = self._launch(shape, ctypes.c_ulonglong(order), pointers)
         if result:
             raise DivergenceError(f"{self.name}: not all threads of a block reach the same __syncthreads()")
+
+    def check(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any]
+    ) -> tuple[list[int], list[np.ndarray]]:
+        """Return the sizes of a launch and what its arguments are in memory, or raise what launching it would."""
+        if len(args) != len(self.parameters):
+            raise TypeError(f"{self.name} takes {len(self.parameters)} arguments, {self.parameters}; got {len(args)}")
+        return self._checked_shape(grid, block), [self._argument(index, value) for index, value in enumerate(args)]
 
     def _checked_shape(self, grid: tuple[int, ...], block: tuple[int, ...]) -> list[int]:
         sizes = []

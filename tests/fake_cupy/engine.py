@@ -1,0 +1,268 @@
+"""Deferred streams: work runs only when something waits for it, and what is not ordered by then is a recorded error.
+
+On a device, work on one stream runs in order, at any time after it was enqueued; between streams only events order it.
+Here the latest possible time is taken: an operation runs when its stream, or an event behind it, is synchronised. What
+an operation reads and writes is known when it is enqueued, so that unordered accesses are found whatever the timing.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+TOTAL_BYTES = 1 << 30  # of a device
+ALIGNMENT = 512  # of arrays, and what their sizes in memory are multiples of
+LOCK = threading.RLock()  # one device, one operation at a time
+RACES: list[str] = []  # every race found, as some callers (mpi4py) swallow the exception
+
+
+class RaceError(RuntimeError):
+    """Memory is touched while work on it that is not ordered before may still run."""
+
+
+class CUDARuntimeError(RuntimeError):
+    """cupy.cuda.runtime.CUDARuntimeError."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """One enqueued operation's use of the bytes [start, stop) of a block of memory."""
+
+    stream: "Stream"
+    number: int
+    start: int
+    stop: int
+    is_write: bool
+
+    def is_over(self) -> bool:
+        return self.stream.num_done >= self.number
+
+
+class Block:
+    """Device memory: bytes, and the accesses to them that are not over."""
+
+    def __init__(self, num_bytes: int, device: int) -> None:
+        space = np.empty(num_bytes + ALIGNMENT, np.uint8)
+        first = -space.__array_interface__["data"][0] % ALIGNMENT
+        self.bytes = space[first : first + num_bytes]
+        self.device = device
+        self.accesses: list[Access] = []
+
+    def extent(self, view: np.ndarray) -> tuple[int, int]:
+        """Return which bytes of this block `view` spans."""
+        first = view.__array_interface__["data"][0] - self.bytes.__array_interface__["data"][0]
+        if view.size == 0:
+            return first, first
+        reaches = [(length - 1) * stride for length, stride in zip(view.shape, view.strides, strict=True)]
+        start = first + sum(reach for reach in reaches if reach < 0)
+        return start, first + sum(reach for reach in reaches if reach > 0) + view.itemsize
+
+    def pending(self, view: np.ndarray, is_write: bool) -> list[Access]:
+        """Return the accesses that are not over and conflict with reading (or writing) `view`."""
+        self.accesses = [access for access in self.accesses if not access.is_over()]
+        start, stop = self.extent(view)
+        return [a for a in self.accesses if (is_write or a.is_write) and a.start < stop and start < a.stop]
+
+
+Use = tuple[Block, np.ndarray]  # a block and the part of it that an operation touches
+
+
+class Current(threading.local):
+    """The calling thread's current device, and its current stream on each; a new thread begins anew."""
+
+    def __init__(self) -> None:
+        self.device = 0
+        self.streams: dict[int, Stream] = {}
+        self.stack: list[Stream] = []
+
+
+_current = Current()
+_null_streams: dict[int, "Stream"] = {}
+
+
+class Stream:
+    """cupy.cuda.Stream. Every stream is as strict as a non-blocking one, the null stream too: events alone order."""
+
+    null: "Stream"
+
+    def __init__(self, null: bool = False, non_blocking: bool = False, *, _device: int | None = None) -> None:
+        self.device_id = _current.device if _device is None else _device
+        self._queue: deque[tuple[int, Callable[[], None]]] = deque()
+        self._num_enqueued = 0
+        self.num_done = 0
+        self._after: dict[Stream, int] = {}  # how many operations of other streams are ordered before the next here
+
+    @property
+    def done(self) -> bool:
+        return not self._queue
+
+    def use(self) -> "Stream":
+        _current.streams[_current.device] = self
+        return self
+
+    def record(self, event: "Event | None" = None) -> "Event":
+        event = event or Event()
+        self._check_device()
+        with LOCK:
+            event._stream, event._number, event._after = self, self._num_enqueued, dict(self._after)
+        return event
+
+    def synchronize(self) -> None:
+        self._run_to(self._num_enqueued)
+
+    def wait_event(self, event: "Event") -> None:
+        self._check_device()
+        stream, number = event._stream, event._number
+        if stream is None:
+            return
+        with LOCK:
+            for other, count in {**event._after, stream: number}.items():
+                self._after[other] = max(self._after.get(other, 0), count)
+        self._enqueue(lambda: stream._run_to(number))
+
+    def __enter__(self) -> "Stream":
+        _current.stack.append(get_current_stream())
+        return self.use()
+
+    def __exit__(self, *error: object) -> None:
+        _current.stack.pop().use()
+
+    def _enqueue(self, run: Callable[[], None], reads: Sequence[Use] = (), writes: Sequence[Use] = ()) -> None:
+        """Add an operation. RaceError if it uses what an unordered one may still use."""
+        self._check_device()
+        with LOCK:
+            for uses, is_write in ((reads, False), (writes, True)):
+                for block, view in uses:
+                    if block.device != self.device_id:
+                        raise CUDARuntimeError(f"memory of device {block.device} used on device {self.device_id}")
+                    for access in block.pending(view, is_write):
+                        if access.stream is not self and self._after.get(access.stream, 0) < access.number:
+                            kind = "a write" if access.is_write else "a read"
+                            race(f"work on one stream touches memory of which {kind} on another may still run")
+            self._num_enqueued += 1
+            self._queue.append((self._num_enqueued, run))
+            for uses, is_write in ((reads, False), (writes, True)):
+                for block, view in uses:
+                    block.accesses.append(Access(self, self._num_enqueued, *block.extent(view), is_write))
+
+    def _run_to(self, number: int) -> None:
+        with LOCK, np.errstate(all="ignore"):
+            while self._queue and self._queue[0][0] <= number:
+                count, run = self._queue.popleft()
+                run()
+                self.num_done = count
+
+    def _check_device(self) -> None:
+        if self.device_id != _current.device:
+            raise CUDARuntimeError(
+                f"stream of device {self.device_id} used while device {_current.device} is the thread's current one"
+            )
+
+
+class Event:
+    """cupy.cuda.Event."""
+
+    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
+        self._stream: Stream | None = None
+        self._number = 0
+        self._after: dict[Stream, int] = {}
+
+    @property
+    def done(self) -> bool:
+        return self._stream is None or self._stream.num_done >= self._number
+
+    def record(self, stream: Stream | None = None) -> None:
+        (stream or get_current_stream()).record(self)
+
+    def synchronize(self) -> None:
+        if self._stream is not None:
+            self._stream._run_to(self._number)
+
+
+class Machine:
+    """What the stand-in pretends: how many devices there are, and whether there is a driver."""
+
+    num_devices = 2
+    has_driver = True
+
+
+class Device:
+    """cupy.cuda.Device."""
+
+    def __init__(self, device: int | None = None) -> None:
+        self.id = _current.device if device is None else device
+        self._before: list[int] = []
+
+    @property
+    def pci_bus_id(self) -> str:
+        return f"0000:{self.id + 1:02X}:00.0"
+
+    @property
+    def compute_capability(self) -> str:
+        return "90"
+
+    @property
+    def mem_info(self) -> tuple[int, int]:
+        return TOTAL_BYTES, TOTAL_BYTES
+
+    def use(self) -> None:
+        check_driver()
+        if not 0 <= self.id < Machine.num_devices:
+            raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+        _current.device = self.id
+
+    def synchronize(self) -> None:
+        get_current_stream().synchronize()
+
+    def __enter__(self) -> "Device":
+        self._before.append(_current.device)
+        self.use()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _current.device = self._before.pop()
+
+    def __int__(self) -> int:
+        return self.id
+
+
+def check_driver() -> None:
+    """Raise what every use of CUDA raises where there is no driver."""
+    if not Machine.has_driver:
+        raise CUDARuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime")
+
+
+def get_current_stream() -> Stream:
+    """Return the calling thread's current stream on its current device."""
+    device = _current.device
+    stream = _current.streams.get(device)
+    if stream is not None:
+        return stream
+    with LOCK:
+        return _null_streams.setdefault(device, Stream(_device=device))
+
+
+def get_device_id() -> int:
+    """Return the calling thread's current device."""
+    return _current.device
+
+
+def check_idle(block: Block, view: np.ndarray, who: str) -> None:
+    """Raise RaceError if any work on `view` may still run: the host, which no stream orders, is about to touch it."""
+    with LOCK:
+        if block.pending(view, is_write=True):
+            race(f"{who} touches memory on which work may still run: synchronise its stream first")
+
+
+def race(what: str) -> Any:
+    """Record a race and raise it."""
+    RACES.append(what)
+    raise RaceError(what)
+
+
+def reset_thread() -> None:
+    """Give the calling thread the current device and streams of a new thread."""
+    _current.__init__()  # type: ignore[misc]

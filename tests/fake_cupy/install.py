@@ -1,0 +1,83 @@
+"""Putting the stand-in where `import cupy` finds it, and taking it away again."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+
+from tests.fake_cupy import engine, memory
+from tests.fake_cupy.functions import FUNCTIONS
+from tests.fake_cupy.ndarray import ndarray
+from tests.fake_cupy.raw_module import RawKernel, RawModule
+
+VERSION = "14.2.0"  # of the CuPy that names.txt is of
+
+
+def _devices() -> int:
+    engine.check_driver()
+    return engine.Machine.num_devices
+
+
+RUNTIME = {
+    "getDeviceCount": _devices,
+    "getDeviceProperties": lambda device: {
+        "name": b"Pretended GPU",
+        "totalGlobalMem": engine.TOTAL_BYTES,
+        "uuid": bytes([device + 1]),
+    },
+    "runtimeGetVersion": lambda: 12090,
+    "CUDARuntimeError": engine.CUDARuntimeError,
+}
+CUDA = {
+    "Stream": engine.Stream,
+    "Event": engine.Event,
+    "Device": engine.Device,
+    "MemoryPool": memory.MemoryPool,
+    "PinnedMemoryPointer": memory.PinnedMemoryPointer,
+    "alloc_pinned_memory": memory.alloc_pinned_memory,
+    "get_current_stream": engine.get_current_stream,
+    "get_device_id": engine.get_device_id,
+    "is_available": lambda: engine.Machine.has_driver and engine.Machine.num_devices > 0,
+    "memory": SimpleNamespace(OutOfMemoryError=memory.OutOfMemoryError),
+}
+CUPY = {
+    "ndarray": ndarray,
+    "RawModule": RawModule,
+    "RawKernel": RawKernel,
+    "get_default_memory_pool": memory.get_default_memory_pool,
+    **FUNCTIONS,
+}
+
+
+def _modules() -> dict[str, ModuleType]:
+    """Return the modules by the names under which they are imported."""
+    modules = {}
+    for name, members in (("cupy", CUPY), ("cupy.cuda", CUDA), ("cupy.cuda.runtime", RUNTIME)):
+        modules[name] = ModuleType(name, "The stand-in for CuPy.")
+        vars(modules[name]).update(members)
+    modules["cupy"].cuda = modules["cupy.cuda"]  # type: ignore[attr-defined]
+    modules["cupy.cuda"].runtime = modules["cupy.cuda.runtime"]  # type: ignore[attr-defined]
+    modules["cupy"].__version__ = VERSION  # type: ignore[attr-defined]
+    return modules
+
+
+_stand_in = _modules()
+
+
+@contextmanager
+def stand_in() -> Iterator[ModuleType]:
+    """Let `import cupy` give the stand-in, which is yielded, and `import cudnn` fail, in all threads."""
+    assert sys.modules.get("cupy") is not _stand_in["cupy"], "it is there already"
+    taken = [name for name in sys.modules if name.split(".")[0] in ("cupy", "cupyx", "cudnn")]
+    outside = {name: sys.modules.pop(name) for name in taken}
+    sys.modules.update(_stand_in)
+    sys.modules["cudnn"] = None  # type: ignore[assignment] - it must not be given addresses of the host's memory
+    engine.RACES.clear()
+    try:
+        yield _stand_in["cupy"]
+    finally:
+        for name in (*_stand_in, "cudnn"):
+            del sys.modules[name]
+        sys.modules.update(outside)
+        engine.reset_thread()
+        engine.Machine.num_devices, engine.Machine.has_driver = 2, True

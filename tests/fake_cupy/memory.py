@@ -1,0 +1,124 @@
+"""Device and pinned memory: a pool a stream that hands freed blocks out again, full of NaN."""
+
+import weakref
+from collections import defaultdict
+
+import numpy as np
+
+from tests.fake_cupy.engine import ALIGNMENT, LOCK, TOTAL_BYTES, Block, Stream, check_driver, get_current_stream
+
+
+class OutOfMemoryError(MemoryError):
+    """cupy.cuda.memory.OutOfMemoryError."""
+
+
+class MemoryPool:
+    """cupy.cuda.MemoryPool. A freed block goes to the next array of its size on the stream that it was made for.
+
+    It does so at once, as in CuPy, whatever work on other streams may still use it.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[tuple[Stream, int], list[Block]] = defaultdict(list)
+        self._used, self._free_bytes, self._limit = 0, 0, 0
+
+    def used_bytes(self) -> int:
+        return self._used
+
+    def free_bytes(self) -> int:
+        return self._free_bytes
+
+    def total_bytes(self) -> int:
+        return self._used + self._free_bytes
+
+    def get_limit(self) -> int:
+        return self._limit
+
+    def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
+        assert (size is None) != (fraction is None), "one of the two"
+        self._limit = int(TOTAL_BYTES * fraction) if fraction is not None else int(size or 0)
+
+    def free_all_blocks(self, stream: Stream | None = None) -> None:
+        with LOCK:
+            self._free.clear()
+            self._free_bytes = 0
+
+    def n_free_blocks(self) -> int:
+        return sum(len(blocks) for blocks in self._free.values())
+
+    def allocate(self, num_bytes: int) -> "Allocation":
+        """Return memory for an array on the current device and stream; NaN, as long as nothing writes to it."""
+        check_driver()
+        rounded = -(-num_bytes // ALIGNMENT) * ALIGNMENT
+        stream = get_current_stream()
+        with LOCK:
+            free = self._free[stream, rounded]
+            if free:
+                block = free.pop()
+                self._free_bytes -= rounded
+            else:
+                if self._used + self._free_bytes + rounded > (self._limit or TOTAL_BYTES):
+                    self.free_all_blocks()
+                if self._used + rounded > (self._limit or TOTAL_BYTES):
+                    raise OutOfMemoryError(f"Out of memory allocating {rounded:,} bytes (allocated: {self._used:,})")
+                block = Block(rounded, stream.device_id)
+            self._used += rounded
+        stream._enqueue(lambda: block.bytes.fill(0xFF), writes=[(block, block.bytes)])  # NaN, of whatever size
+        return Allocation(self, stream, block)
+
+    def _take_back(self, stream: Stream, block: Block) -> None:
+        with LOCK:
+            self._used -= block.bytes.size
+            self._free_bytes += block.bytes.size
+            self._free[stream, block.bytes.size].append(block)
+
+
+class Allocation:
+    """A block, in use until the last array that has it is gone."""
+
+    def __init__(self, pool: MemoryPool, stream: Stream, block: Block) -> None:
+        self.block = block
+        weakref.finalize(self, pool._take_back, stream, block)
+
+
+_default_pool = MemoryPool()
+
+
+def get_default_memory_pool() -> MemoryPool:
+    """Return the pool of all arrays."""
+    return _default_pool
+
+
+class PinnedMemoryPointer(bytearray):
+    """cupy.cuda.PinnedMemoryPointer: host memory that copies may use while the host goes on."""
+
+    def __init__(self, num_bytes: int) -> None:
+        super().__init__(b"\xff" * num_bytes)
+        self.ptr = np.frombuffer(self, np.uint8).__array_interface__["data"][0]
+        with LOCK:
+            _pinned.append((self.ptr, self.ptr + num_bytes))
+        weakref.finalize(self, _unpin, self.ptr, num_bytes)
+
+    def size(self) -> int:
+        return len(self)
+
+
+def alloc_pinned_memory(size: int) -> PinnedMemoryPointer:
+    """Return new pinned memory."""
+    check_driver()
+    return PinnedMemoryPointer(size)
+
+
+_pinned: list[tuple[int, int]] = []
+
+
+def _unpin(start: int, num_bytes: int) -> None:
+    with LOCK:
+        _pinned.remove((start, start + num_bytes))
+
+
+def is_pinned(array: np.ndarray) -> bool:
+    """Return whether `array` lies in pinned memory."""
+    start = array.__array_interface__["data"][0]
+    with LOCK:
+        return any(first <= start and start + array.nbytes <= last for first, last in _pinned)
