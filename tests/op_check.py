@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from owt_mpi.autograd import Tensor, backward, tensor
+from owt_mpi.backends.base import Backend
 from owt_mpi.backends.reference import ReferenceBackend
 
 REFERENCE = ReferenceBackend()
@@ -30,6 +31,26 @@ def check_op(function: Function, arrays: Sequence[np.ndarray], expected: np.ndar
     np.testing.assert_allclose(single, expected, rtol=1e-4, atol=1e-5)
     strided = [np.repeat(a, 2, axis=-1)[..., ::2] for a in arrays]
     np.testing.assert_allclose(apply(function, strided), expected, rtol=1e-12, atol=1e-12)
+
+
+def check_op_on(backend: Backend, function: Function, arrays: Sequence[np.ndarray], expected: np.ndarray) -> None:
+    """Check `function` of float32 `arrays` on `backend`, contiguous and not: its values, and the exact gradients."""
+    exact = leaves(arrays)
+    gy = np.random.default_rng(7).standard_normal(expected.shape).astype(np.float32)
+    backward(function(*exact), gy.astype(np.float64))
+    for step in (1, 2):
+        there = [backend.from_host(np.repeat(a.astype(np.float32), step, axis=-1))[..., ::step] for a in arrays]
+        inputs = [tensor(array, backend, requires_grad=True) for array in there]
+        y = function(*inputs)
+        assert y.dtype == np.float32
+        np.testing.assert_allclose(backend.to_host(y.data), expected, rtol=1e-4, atol=1e-5)
+        gy_there = backend.from_host(gy)
+        backward(y, gy_there)
+        np.testing.assert_array_equal(backend.to_host(gy_there), gy, err_msg="backward changed its argument")
+        for i, (leaf, exact_leaf) in enumerate(zip(inputs, exact, strict=True)):
+            np.testing.assert_allclose(
+                backend.to_host(leaf.grad), exact_leaf.grad, rtol=1e-4, atol=1e-5, err_msg=f"gradient of input {i}"
+            )
 
 
 def check_gradients(function: Function, arrays: Sequence[np.ndarray], step: float = 1e-6) -> None:

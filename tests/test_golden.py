@@ -16,11 +16,11 @@ TOLERANCE = {"float32": 1e-4, "float64": 1e-12}
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_alexnet_gives_the_recorded_logits_loss_and_gradients(configuration):
-    make, dtype = configuration
-    backend, dtype = make(), np.dtype(dtype)
+    open_backend, dtype = configuration[0], np.dtype(configuration[1])
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     assert record["case"] == asdict(CASE), "record again: python -m tests.golden.record_alexnet"
-    outcome = compute(CASE, build_with_values(CASE, backend, dtype), backend, dtype)
+    with open_backend() as backend:
+        outcome = compute(CASE, build_with_values(CASE, backend, dtype), backend, dtype)
     tolerance = TOLERANCE[dtype.name]
     assert outcome.loss == pytest.approx(record["loss"], rel=tolerance)
     assert relative_error(outcome.logits, np.array(record["logits"])) < tolerance

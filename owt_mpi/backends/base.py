@@ -40,6 +40,7 @@ class Backend(Protocol):
 
     name: str
     xp: ModuleType  # numpy or cupy: element-wise maths, reductions and matmul
+    device: str | None  # what no other GPU of the node is called; None where arrays are the host's
     dtypes: tuple[np.dtype[Any], ...]  # what the operations below accept
 
     def from_host(self, array: np.ndarray) -> Array:

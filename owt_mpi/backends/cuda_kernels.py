@@ -156,13 +156,22 @@ class CudaKernels(KernelLauncher):
         self._flat("activation", "relu_grad", gy, lanes, (gy, y, gx, np.int64(gy.size), np.float32(scale)))
 
     def dropout(
-        self, x: Array, y: Array, rows: Array, rate: float, key: int, first_column: int, num_columns: int
+        self,
+        x: Array,
+        y: Array,
+        rows: Array,
+        rate: float,
+        key: int,
+        first_column: int,
+        num_columns: int,
+        scale: float | None = None,
     ) -> None:
         """Write to y the rows of x (n, ...), with the elements dropped that ops.dropout drops; y may be x.
 
-        `rows` is (n,) int64, on the device. The gradient is this function of gy.
+        `rows` is (n,) int64, on the device. What is kept is multiplied by `scale`, by default 1 / (1 - rate). The
+        gradient is this function of gy.
         """
-        self._drop("dropout", x, y, rows, rate, key, first_column, num_columns)
+        self._drop("dropout", x, y, rows, rate, key, first_column, num_columns, scale)
 
     def relu_dropout(
         self, x: Array, y: Array, rows: Array, rate: float, key: int, first_column: int, num_columns: int
@@ -171,7 +180,16 @@ class CudaKernels(KernelLauncher):
         self._drop("relu_dropout", x, y, rows, rate, key, first_column, num_columns)
 
     def _drop(
-        self, name: str, x: Array, y: Array, rows: Array, rate: float, key: int, first_column: int, num_columns: int
+        self,
+        name: str,
+        x: Array,
+        y: Array,
+        rows: Array,
+        rate: float,
+        key: int,
+        first_column: int,
+        num_columns: int,
+        scale: float | None = None,
     ) -> None:
         columns = prod(x.shape[1:])
         check(x.dtype, x.shape, x, y)
@@ -182,7 +200,8 @@ class CudaKernels(KernelLauncher):
         mask = (np.uint64(key), np.uint64(round((1.0 - rate) * 2.0**32)))
         place = (np.int64(first_column), np.int64(num_columns))
         function = self._function("activation", name, x, lanes)
-        function(grid, (BLOCK,), (x, y, rows, *sizes, *mask, *place, np.float32(1.0 / (1.0 - rate))))
+        factor = np.float32(1.0 / (1.0 - rate) if scale is None else scale)
+        function(grid, (BLOCK,), (x, y, rows, *sizes, *mask, *place, factor))
 
     def logistic_loss(
         self, z: Array, labels: Array, gz: Array, row_losses: Array, first_class: int, scale: float

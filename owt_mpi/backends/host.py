@@ -14,6 +14,7 @@ class HostBackend:
     """The part of the Backend protocol that is the same for every backend on the CPU."""
 
     xp: ModuleType = np
+    device: str | None = None
 
     def from_host(self, array: np.ndarray) -> np.ndarray:
         """Return `array` itself."""

@@ -15,6 +15,7 @@ class BackendWrapper:
         self._inner = inner
         self.name: str = inner.name
         self.xp: ModuleType = inner.xp
+        self.device: str | None = inner.device
         self.dtypes: tuple[np.dtype[Any], ...] = inner.dtypes
 
     def from_host(self, array: np.ndarray) -> Array:

@@ -1,15 +1,19 @@
 """Backends to test: every test that takes `backend` and `dtype` runs on each backend with each dtype it computes in."""
 
 import functools
+from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from threadpoolctl import ThreadpoolController
 
 from owt_mpi.backends.base import Backend
+from owt_mpi.backends.cuda import CudaBackend
 from owt_mpi.backends.onednn import OneDnnBackend
 from owt_mpi.backends.onednn_api import find_library
 from owt_mpi.backends.reference import ReferenceBackend
+from tests.cuda_backend import cuda_backend
 
 
 @functools.cache
@@ -21,17 +25,20 @@ def onednn_backend() -> OneDnnBackend:
         pytest.skip(f"oneDNN is not installed: {error}")
 
 
+# (what opens the backend for a with-block, dtype)
 CONFIGURATIONS = [
-    pytest.param((ReferenceBackend, np.float32), id="reference-float32"),
-    pytest.param((ReferenceBackend, np.float64), id="reference-float64"),
-    pytest.param((onednn_backend, np.float32), id="onednn-float32"),
+    pytest.param((lambda: nullcontext(ReferenceBackend()), np.float32), id="reference-float32"),
+    pytest.param((lambda: nullcontext(ReferenceBackend()), np.float64), id="reference-float64"),
+    pytest.param((lambda: nullcontext(onednn_backend()), np.float32), id="onednn-float32"),
+    pytest.param((cuda_backend, np.float32), id="cuda-float32"),
 ]
 
 
 @pytest.fixture(params=CONFIGURATIONS)
 def configuration(request):
-    make, dtype = request.param
-    return make(), np.dtype(dtype)
+    open_backend, dtype = request.param
+    with open_backend() as backend:
+        yield backend, np.dtype(dtype)
 
 
 @pytest.fixture
@@ -47,6 +54,13 @@ def dtype(configuration) -> np.dtype:
 @pytest.fixture
 def onednn() -> OneDnnBackend:
     return onednn_backend()
+
+
+@pytest.fixture
+def cuda() -> Iterator[CudaBackend]:
+    """A new GPU backend on the stand-in for CuPy."""
+    with cuda_backend() as backend:
+        yield backend
 
 
 @pytest.fixture

@@ -8,6 +8,13 @@ from numpy.random import mtrand
 
 from owt_mpi.backends.onednn_api import LIBRARY_VARIABLE, find_library
 from owt_mpi.backends.select import select_backend
+from tests.cuda_backend import cuda_backend
+from tests.fake_cupy import Machine
+
+
+@pytest.fixture(autouse=True)
+def without_gpu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
 
 
 @pytest.fixture
@@ -21,13 +28,32 @@ def without_onednn(monkeypatch, tmp_path):
 def test_auto_takes_onednn_for_float32(onednn):
     backend, reason = select_backend("auto", np.float32)
     assert backend.name == "onednn"
-    assert reason.startswith("onednn (auto: ")
+    assert reason.startswith("onednn (auto: no CUDA, as CuPy is not installed; ")
     assert f"libdnnl {onednn.library.version} from {onednn.library.path}, {onednn.library.isa}" in reason
 
 
 def test_auto_takes_the_reference_for_float64():
     backend, reason = select_backend("auto", "float64")
     assert (backend.name, reason) == ("reference", "reference (auto: only NumPy computes in float64)")
+
+
+def test_a_gpu_goes_first_and_is_described():
+    with cuda_backend():
+        for choice, why in (("auto", "auto: there is a GPU"), ("cuda", "as asked")):
+            backend, reason = select_backend(choice, np.float32, local_rank=1)
+            assert (backend.name, backend.device) == ("cuda", "0000:02:00.0 02")
+            assert reason.startswith(f"cuda ({why}; Pretended GPU, device 1, ")
+            assert "convolutions by im2col and cuBLAS, as the package nvidia-cudnn-frontend is not installed" in reason
+        assert select_backend("auto", np.float64)[0].name == "reference"
+        with pytest.raises(ValueError, match="none is left for rank 2"):
+            select_backend("auto", np.float32, local_rank=2)
+
+
+def test_auto_goes_on_without_a_gpu(onednn):
+    with cuda_backend():
+        Machine.has_driver = False
+        backend, reason = select_backend("auto", np.float32)
+    assert (backend.name, "auto: no CUDA, as CuPy 14.2.0 finds no GPU; libdnnl" in reason) == ("onednn", True)
 
 
 def test_auto_says_where_it_looked_for_onednn_in_vain(without_onednn):
@@ -47,7 +73,8 @@ def test_what_is_asked_for_is_taken(onednn):
 @pytest.mark.parametrize(
     ("choice", "dtype", "message"),
     [
-        ("cuda", "float32", "'cuda' is not built yet; choose auto, onednn or reference"),
+        ("cuda", "float32", "'cuda' cannot be had: CuPy is not installed; get it with pip install 'owt_mpi.gpu.'"),
+        ("cuda", "float64", "'cuda' computes in float32, not float64; use float32, or backend 'reference'"),
         ("gpu", "float32", "'gpu' is unknown; choose auto"),
         ("onednn", "float64", "computes in float32, not float64; use float32, or backend 'reference'"),
         ("auto", "int32", "dtype int32 is not computed by any backend; use float32"),

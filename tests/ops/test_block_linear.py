@@ -6,7 +6,6 @@ import pytest
 from owt_mpi.autograd import symbolic
 from owt_mpi.ops.block_columns import block_columns
 from owt_mpi.ops.block_linear import block_linear
-from tests.op_check import check_op
 
 ROWS, BLOCKS, INPUTS, CROSS, OUTPUTS = 3, 4, 5, 2, 3  # inputs, cross-talk features and outputs of a block
 
@@ -17,7 +16,7 @@ def operands():
     return x, rng.standard_normal((BLOCKS * OUTPUTS, INPUTS + (BLOCKS - 1) * CROSS)), b
 
 
-def test_block_columns_are_the_first_of_each_block():
+def test_block_columns_are_the_first_of_each_block(check_op):
     x = operands()[0]
     expected = np.stack([x[:, 5], x[:, 6], x[:, 10], x[:, 11]], axis=1)
     check_op(lambda x: block_columns(x, INPUTS, 2, first=1, count=2), [x], expected)
@@ -25,7 +24,7 @@ def test_block_columns_are_the_first_of_each_block():
 
 
 @pytest.mark.parametrize(("first", "count"), [(0, 4), (1, 2), (3, 1)])
-def test_a_block_of_outputs_reads_its_inputs_and_the_cross_talk_of_the_others(first, count):
+def test_a_block_of_outputs_reads_its_inputs_and_the_cross_talk_of_the_others(check_op, first, count):
     x, w, b = operands()
     cross = np.random.default_rng(4).standard_normal((ROWS, BLOCKS * CROSS))  # in a layer: columns of x
     x, outputs = x[:, first * INPUTS : (first + count) * INPUTS], slice(first * OUTPUTS, (first + count) * OUTPUTS)

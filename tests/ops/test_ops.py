@@ -18,7 +18,7 @@ from owt_mpi.ops.max_pool2d import max_pool2d
 from owt_mpi.ops.relu import relu
 from owt_mpi.ops.softmax_loss import softmax_loss
 from tests import naive
-from tests.op_check import REFERENCE, check_gradients, check_op
+from tests.op_check import REFERENCE, check_gradients
 
 rng = np.random.default_rng(3)
 IMAGES = rng.standard_normal((2, 7, 5, 6))
@@ -27,60 +27,60 @@ LOGITS = 3 * rng.standard_normal((5, 6))
 LABELS = np.array([3, 0, 5, 2, 3])
 
 
-def test_conv2d_is_the_naive_loop_and_its_gradients_are_exact():
+def test_conv2d_is_the_naive_loop_and_its_gradients_are_exact(check_op):
     w, b = rng.standard_normal((4, 3, 2, 6)), rng.standard_normal(4)
     expected = naive.conv2d(IMAGES, w, b, (2, 1), (1, 2))
     check_op(lambda x, w, b: conv2d(x, w, b, (2, 1), (1, 2)), [IMAGES, w, b], expected)
 
 
-def test_conv2d_without_bias():
+def test_conv2d_without_bias(check_op):
     w = rng.standard_normal((4, 3, 2, 6))
     expected = naive.conv2d(IMAGES, w, None, (1, 2), (0, 1))
     check_op(lambda x, w: conv2d(x, w, None, (1, 2), (0, 1)), [IMAGES, w], expected)
 
 
-def test_linear_is_x_times_w_transposed_plus_b():
+def test_linear_is_x_times_w_transposed_plus_b(check_op):
     w, b = rng.standard_normal((4, 7)), rng.standard_normal(4)
     expected = np.array([[sum(x * v for x, v in zip(row, unit, strict=True)) for unit in w] for row in ROWS]) + b
     check_op(linear, [ROWS, w, b], expected)
     check_op(lambda x, w: linear(x, w, None), [ROWS, w], expected - b)
 
 
-def test_relu_cuts_at_zero():
+def test_relu_cuts_at_zero(check_op):
     check_op(relu, [IMAGES], np.where(IMAGES > 0, IMAGES, 0))
 
 
-def test_max_pool2d_is_the_naive_loop():
+def test_max_pool2d_is_the_naive_loop(check_op):
     check_op(
         lambda x: max_pool2d(x, (3, 2), (2, 1), (1, 1)), [IMAGES], naive.max_pool2d(IMAGES, (3, 2), (2, 1), (1, 1))
     )
 
 
-def test_avg_pool2d_is_the_naive_loop():
+def test_avg_pool2d_is_the_naive_loop(check_op):
     check_op(
         lambda x: avg_pool2d(x, (3, 2), (2, 1), (1, 1)), [IMAGES], naive.avg_pool2d(IMAGES, (3, 2), (2, 1), (1, 1))
     )
 
 
-def test_lrn_is_the_naive_loop():
+def test_lrn_is_the_naive_loop(check_op):
     check_op(lambda x: lrn(x, 5, 0.7, 0.75, 1.3), [IMAGES], naive.lrn(IMAGES, 5, 0.7, 0.75, 1.3))
 
 
-def test_flatten_keeps_memory_order():
+def test_flatten_keeps_memory_order(check_op):
     check_op(flatten, [IMAGES], IMAGES.reshape(2, -1))
 
 
-def test_add_is_the_sum():
+def test_add_is_the_sum(check_op):
     other = rng.standard_normal(IMAGES.shape)
     check_op(add, [IMAGES, other], IMAGES + other)
 
 
-def test_add_bias_adds_to_every_row():
+def test_add_bias_adds_to_every_row(check_op):
     b = rng.standard_normal(7)
     check_op(add_bias, [ROWS, b], np.array([row + b for row in ROWS]))
 
 
-def test_dropout_keeps_scaled_elements_by_their_global_index():
+def test_dropout_keeps_scaled_elements_by_their_global_index(check_op):
     key, rows = 1234, np.array([9, 2, 4, 0, 7])
     kept = [[bool(counter_rng.bernoulli(key, np.array([r * 20 + 11 + j]), 0.6)[0]) for j in range(7)] for r in rows]
     check_op(lambda x: dropout(x, 0.4, key, rows, 11, 20), [ROWS], np.where(kept, ROWS / 0.6, 0))
@@ -93,7 +93,7 @@ def test_dropout_of_a_block_is_the_block_of_the_dropout():
     np.testing.assert_array_equal(block, whole[2:5, 4:])
 
 
-def test_logistic_loss_sums_cross_entropy_over_rows_and_classes():
+def test_logistic_loss_sums_cross_entropy_over_rows_and_classes(check_op):
     target = np.eye(6)[LABELS]
     probability = 1 / (1 + np.exp(-LOGITS))
     expected = -(target * np.log(probability) + (1 - target) * np.log(1 - probability)).sum()
@@ -114,7 +114,7 @@ def test_logistic_loss_of_large_logits_is_finite_and_right():
     assert check.data == 1600.0
 
 
-def test_softmax_loss_is_the_summed_negative_log_probability():
+def test_softmax_loss_is_the_summed_negative_log_probability(check_op):
     probability = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)
     expected = -np.log(probability[np.arange(5), LABELS]).sum()
     check_op(lambda z: softmax_loss(z, LABELS), [LOGITS], expected)

@@ -41,8 +41,9 @@ def check_agreement(case: Case, backend, dtype: np.dtype) -> None:
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_logits_loss_and_every_gradient_agree(case, configuration):
-    make, dtype = configuration
-    check_agreement(case, make(), np.dtype(dtype))
+    open_backend, dtype = configuration
+    with open_backend() as backend:
+        check_agreement(case, backend, np.dtype(dtype))
 
 
 def test_alexnet_at_full_size_agrees():
@@ -54,22 +55,22 @@ def test_three_steps_of_momentum_sgd_agree(configuration):
     """PyTorch has v := mu v + g, w := w - lr v: the same path as ours while the rate is constant."""
     case, num_steps = CASES["alexnet with dropout"], 3
     lr, momentum, weight_decay, bias_lr_multiplier = 0.05, 0.9, 0.02, 2.0
-    make, dtype = configuration
-    backend, dtype = make(), np.dtype(dtype)
-    model = build_with_values(case, backend, dtype)
-    ours = MomentumSGD(model.parameters(), backend, momentum, weight_decay, bias_lr_multiplier)
-    net = pytorch_case.build(case, dtype)
-    biases = [parameter for name, parameter in net.named_parameters() if name.endswith("bias")]
-    weights = [parameter for name, parameter in net.named_parameters() if name.endswith("weight")]
-    groups = [{"params": weights, "weight_decay": weight_decay}, {"params": biases, "lr": bias_lr_multiplier * lr}]
-    theirs = torch.optim.SGD(groups, lr=lr, momentum=momentum)
-    for _ in range(num_steps):
-        compute(case, model, backend, dtype)
-        ours.step(lr)
-        pytorch_case.compute(case, net, dtype)
-        theirs.step()
-    start = initial_values(case, dtype)
-    moved = {p.name: backend.to_host(p.data) - start[p.name] for p in model.parameters()}
-    expected = {name: from_torch(name, parameter) - start[name] for name, parameter in net.named_parameters()}
-    errors = {name: relative_error(moved[name], expected[name]) for name in moved}
-    assert max(errors.values()) < TOLERANCE[dtype.name], errors
+    open_backend, dtype = configuration[0], np.dtype(configuration[1])
+    with open_backend() as backend:
+        model = build_with_values(case, backend, dtype)
+        ours = MomentumSGD(model.parameters(), backend, momentum, weight_decay, bias_lr_multiplier)
+        net = pytorch_case.build(case, dtype)
+        biases = [parameter for name, parameter in net.named_parameters() if name.endswith("bias")]
+        weights = [parameter for name, parameter in net.named_parameters() if name.endswith("weight")]
+        groups = [{"params": weights, "weight_decay": weight_decay}, {"params": biases, "lr": bias_lr_multiplier * lr}]
+        theirs = torch.optim.SGD(groups, lr=lr, momentum=momentum)
+        for _ in range(num_steps):
+            compute(case, model, backend, dtype)
+            ours.step(lr)
+            pytorch_case.compute(case, net, dtype)
+            theirs.step()
+        start = initial_values(case, dtype)
+        moved = {p.name: backend.to_host(p.data) - start[p.name] for p in model.parameters()}
+        expected = {name: from_torch(name, parameter) - start[name] for name, parameter in net.named_parameters()}
+        errors = {name: relative_error(moved[name], expected[name]) for name in moved}
+        assert max(errors.values()) < TOLERANCE[dtype.name], errors

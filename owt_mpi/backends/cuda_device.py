@@ -1,0 +1,184 @@
+"""The GPU that a rank computes on: found, chosen, and copied to and from through pinned memory."""
+
+import threading
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from owt_mpi.backends.base import Array
+
+CHUNK_BYTES = 4 << 20  # long enough for the full rate of the bus; the host fills one while another crosses
+NUM_CHUNKS = 3
+
+
+class NoGpuError(RuntimeError):
+    """There is no GPU for CuPy to use: the `reason`, and in the message the way out too."""
+
+    def __init__(self, reason: str, way_out: str) -> None:
+        super().__init__(f"{reason}; {way_out}")
+        self.reason = reason
+
+
+def load_cupy() -> ModuleType:
+    """Return the cupy module. NoGpuError if it is not installed or sees no GPU."""
+    try:
+        import cupy
+    except ImportError as error:
+        reason = f"CuPy does not load: {error}" if getattr(error, "name", None) != "cupy" else "CuPy is not installed"
+        raise NoGpuError(reason, "get it with pip install 'owt_mpi[gpu]'") from error
+    if not cupy.cuda.is_available():
+        raise NoGpuError(
+            f"CuPy {cupy.__version__} finds no GPU",
+            "see whether nvidia-smi lists one, what CUDA_VISIBLE_DEVICES says, and whether the batch job asked for one",
+        )
+    found: ModuleType = cupy
+    return found
+
+
+def choose_device(local_rank: int, num_devices: int) -> int:
+    """Return which of the `num_devices` GPUs that this process sees is for the rank numbered `local_rank` on its node.
+
+    A launcher that gives each rank a GPU of its own shows it that one alone, as device 0. That ranks which all see
+    one do not share it is for comm.devices to check. ValueError if there are fewer GPUs than ranks.
+    """
+    if num_devices == 1:
+        return 0
+    if local_rank >= num_devices:
+        raise ValueError(
+            f"{num_devices} GPUs are visible, and none is left for rank {local_rank} of its node (they count from 0); "
+            f"start at most {num_devices} ranks a node, ask for more GPUs, or choose --backend onednn"
+        )
+    return local_rank
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What is said of a GPU: `identity` is one that no other device has, a MIG slice included."""
+
+    name: str
+    compute_capability: str
+    total_bytes: int
+    identity: str
+
+
+class _Chunk:
+    """Pinned memory for one transfer at a time. `crossing` is recorded behind the last one."""
+
+    def __init__(self, cupy: ModuleType) -> None:
+        self.bytes = np.frombuffer(cupy.cuda.alloc_pinned_memory(CHUNK_BYTES), np.uint8, CHUNK_BYTES)
+        self.crossing = cupy.cuda.Event(disable_timing=True)
+
+    def like(self, part: Array) -> np.ndarray:
+        """Return the memory as an array of the shape and dtype of `part`, when the last transfer is over."""
+        self.crossing.synchronize()
+        return self.bytes[: part.nbytes].view(part.dtype)
+
+
+class CudaDevice:
+    """One GPU with a stream for computing and one for copies, both shared by all threads of the process.
+
+    CuPy's current device and stream belong to a thread: `enter` makes these two current in the calling thread.
+    """
+
+    def __init__(self, cupy: ModuleType, number: int) -> None:
+        self._cupy, self.number = cupy, number
+        self._device = cupy.cuda.Device(number)
+        self._device.use()
+        self.compute = cupy.cuda.Stream(non_blocking=True)
+        self._copy = cupy.cuda.Stream(non_blocking=True)
+        self.enter()
+        self._lock = threading.Lock()
+        self._chunks = [_Chunk(cupy) for _ in range(NUM_CHUNKS)]
+
+    def enter(self) -> None:
+        """Let what the calling thread does with CuPy from now on happen on this device, on the compute stream."""
+        if _entered.device is not self:
+            self._device.use()
+            self.compute.use()
+            _entered.device = self
+
+    def facts(self) -> DeviceFacts:
+        """Return what the driver says of the device."""
+        properties = self._cupy.cuda.runtime.getDeviceProperties(self.number)
+        capability: str = self._device.compute_capability
+        return DeviceFacts(
+            name=properties["name"].decode(),
+            compute_capability=f"{capability[:-1]}.{capability[-1]}",
+            total_bytes=int(properties["totalGlobalMem"]),
+            # slices of one GPU share its address; CuPy cuts the UUID at its first zero, so it would not do alone
+            identity=f"{self._device.pci_bus_id} {properties['uuid'].hex()}",
+        )
+
+    def upload(self, array: np.ndarray) -> Array:
+        """Return a copy of `array` on the device, C-contiguous.
+
+        It may still be crossing when this returns: the compute stream waits for it, the host does not.
+        """
+        self.enter()
+        result = self._cupy.empty(array.shape, array.dtype)
+        # its memory may have belonged to an array that kernels still under way read
+        self._copy.wait_event(self.compute.record())
+        source, target = np.ascontiguousarray(array).reshape(-1), result.reshape(-1)
+        with self._lock:
+            for index, part in enumerate(_parts(target)):
+                chunk = self._chunks[index % NUM_CHUNKS]
+                staged = chunk.like(target[part])
+                staged[...] = source[part]  # while the chunks before are crossing
+                target[part].set(staged, stream=self._copy)
+                chunk.crossing.record(self._copy)
+            self.compute.wait_event(self._copy.record())
+        return result
+
+    def download(self, array: Array) -> np.ndarray:
+        """Return a copy of `array` in the host's memory, C-contiguous, when the work that makes it is done."""
+        self.enter()
+        source = self._cupy.ascontiguousarray(array).reshape(-1)
+        self._copy.wait_event(self.compute.record())
+        result = np.empty(array.shape, array.dtype)
+        target = result.reshape(-1)
+        crossing: list[tuple[slice, np.ndarray, _Chunk]] = []
+
+        def finish_first() -> None:
+            part, staged, chunk = crossing.pop(0)
+            chunk.crossing.synchronize()
+            target[part] = staged
+
+        with self._lock:
+            for index, part in enumerate(_parts(source)):
+                if len(crossing) == NUM_CHUNKS:
+                    finish_first()  # while the chunks behind are crossing
+                chunk = self._chunks[index % NUM_CHUNKS]
+                staged = chunk.like(source[part])
+                source[part].get(stream=self._copy, out=staged, blocking=False)
+                chunk.crossing.record(self._copy)
+                crossing.append((part, staged, chunk))
+            while crossing:
+                finish_first()
+        return result
+
+    def synchronize(self) -> None:
+        """Return when all work and all copies issued so far are done."""
+        self.enter()
+        self._copy.synchronize()
+        self.compute.synchronize()
+
+
+class _Entered(threading.local):
+    """The device that the calling thread entered last."""
+
+    device: CudaDevice | None = None
+
+
+_entered = _Entered()
+
+
+def _parts(flat: Array) -> list[slice]:
+    """Return the parts of a flat array that fit into a chunk each, in order."""
+    step: int = CHUNK_BYTES // flat.dtype.itemsize
+    return [slice(start, min(start + step, flat.size)) for start in range(0, flat.size, step)]
+
+
+def open_device(cupy: ModuleType, local_rank: int) -> CudaDevice:
+    """Return the GPU for the rank numbered `local_rank` on its node. ValueError if there are too few."""
+    return CudaDevice(cupy, choose_device(local_rank, int(cupy.cuda.runtime.getDeviceCount())))

@@ -1,0 +1,210 @@
+"""The GPU backend on the stand-in for CuPy: devices, copies, streams, and mistakes that the stand-in notices."""
+
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from owt_mpi.backends import cuda_device
+from owt_mpi.backends.cuda import CudaBackend
+from owt_mpi.backends.cuda_device import CudaDevice, NoGpuError, choose_device, load_cupy
+from owt_mpi.backends.gemm_conv import GemmConv
+from tests import naive
+from tests.backends.conformance import values
+from tests.fake_cupy import RACES, Machine, RaceError, stand_in
+
+ONE, NONE = (1, 1), (0, 0)
+
+
+def images(seed=1, shape=(2, 7, 6, 4)):
+    return values(shape, np.float32, seed)
+
+
+# devices
+
+
+@pytest.mark.parametrize(("local_rank", "num_devices", "expected"), [(0, 4, 0), (3, 4, 3), (0, 1, 0), (3, 1, 0)])
+def test_a_rank_takes_the_gpu_of_its_number_or_the_only_one_it_sees(local_rank, num_devices, expected):
+    assert choose_device(local_rank, num_devices) == expected
+
+
+def test_a_rank_without_a_gpu_is_told_how_many_there_are():
+    with pytest.raises(ValueError, match=r"2 GPUs are visible, and none is left for rank 2 .* at most 2 ranks a node"):
+        choose_device(2, 2)
+
+
+def test_absent_cupy_and_an_absent_gpu_are_named_with_the_way_out(monkeypatch, tmp_path):
+    with stand_in():
+        Machine.has_driver = False
+        with pytest.raises(NoGpuError, match=r"CuPy 14.2.0 finds no GPU; see whether nvidia-smi lists one"):
+            load_cupy()
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(NoGpuError, match=r"CuPy is not installed; get it with pip install 'owt_mpi\[gpu\]'") as caught:
+        load_cupy()
+    assert caught.value.reason == "CuPy is not installed"
+    (tmp_path / "cupy.py").write_text("import no_such_part_of_it\n")
+    monkeypatch.delitem(sys.modules, "cupy")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(NoGpuError, match="CuPy does not load: No module named 'no_such_part_of_it'; get it"):
+        load_cupy()
+
+
+@pytest.mark.parametrize("local_rank", [0, 1])
+def test_what_a_rank_makes_lies_on_its_gpu_in_every_thread(cuda, local_rank):
+    backend, seen = CudaBackend(local_rank), []
+    assert backend.device == f"0000:0{local_rank + 1}:00.0 0{local_rank + 1}"
+    assert f"Pretended GPU, device {local_rank}, compute capability 9.0, 1 GiB; CuPy 14.2.0" in backend.description
+    x = backend.from_host(images())
+
+    def pool():
+        seen.append(backend.max_pool2d(x, (2, 2), (2, 2), NONE)[0])
+
+    thread = threading.Thread(target=pool)
+    thread.start()
+    thread.join()
+    for array in (x, seen[0], backend.xp.zeros(3)):
+        assert array.device.id == local_rank
+    np.testing.assert_array_equal(
+        backend.to_host(seen[0]), naive.max_pool2d(images(), (2, 2), (2, 2), NONE).astype(np.float32)
+    )
+
+
+def test_backends_may_take_turns_in_a_thread(cuda):
+    other = CudaBackend(1)
+    for _ in range(2):
+        for backend in (cuda, other):
+            x = backend.relu(backend.from_host(images()))
+            np.testing.assert_array_equal(backend.to_host(x), np.maximum(images(), 0))
+    assert RACES == []
+
+
+# copies
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Transfers of many chunks, of which the last is not full."""
+    monkeypatch.setattr(cuda_device, "CHUNK_BYTES", 64)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [images(), images().T, np.arange(50) > 9, np.float64(3.5) * np.ones(()), np.zeros((0, 3), np.float32)],
+    ids=["strided", "transposed", "booleans", "no_axes", "empty"],
+)
+def test_arrays_come_back_as_they_went(small_chunks, cuda, array):
+    backend = CudaBackend()
+    there = backend.from_host(array)
+    assert there.flags.c_contiguous
+    np.testing.assert_array_equal(backend.to_host(there), array, strict=True)
+    np.testing.assert_array_equal(backend.to_host(there.T), array.T, strict=True)
+
+
+def test_the_host_may_change_an_array_as_soon_as_it_was_handed_in(small_chunks, cuda):
+    backend, array = CudaBackend(), np.arange(100.0)
+    arrays = []
+    for _ in range(5):
+        arrays.append(backend.from_host(array))
+        array += 1
+    for i, there in enumerate(arrays):
+        np.testing.assert_array_equal(backend.to_host(there), np.arange(100.0) + i)
+
+
+def test_an_upload_does_not_wait_for_the_work_before_it(cuda):
+    x = cuda.from_host(images())
+    y = x * 2
+    cuda.from_host(images(2))
+    with pytest.raises(RaceError, match="on which work may still run"):
+        assert y.__cuda_array_interface__
+    cuda.synchronize()
+    assert y.__cuda_array_interface__["shape"] == images().shape
+
+
+def test_freed_memory_is_not_overwritten_while_it_is_read(cuda):
+    array = np.arange(1000, dtype=np.float32)
+    total = cuda.xp.zeros(1000, np.float32)
+    for i in range(4):
+        x = cuda.from_host(array + i)
+        total += x
+        del x  # the next upload gets its memory, on another stream than the one that still reads it
+    np.testing.assert_array_equal(cuda.to_host(total), 4 * array + 6)
+    assert RACES == []
+
+
+def test_threads_share_the_chunks(small_chunks, cuda):
+    backend, results = CudaBackend(), {}
+
+    def back_and_forth(number):
+        results[number] = [backend.to_host(backend.from_host(np.full(90, 10 * number + i))) for i in range(5)]
+
+    threads = [threading.Thread(target=back_and_forth, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, arrays in results.items():
+        np.testing.assert_array_equal(arrays, 10 * number + np.arange(5)[:, None] + np.zeros(90))
+
+
+# mistakes: each is what the line that is taken out is for
+
+
+def test_a_copy_that_does_not_wait_for_the_computation_is_noticed(cuda, monkeypatch):
+    y = cuda.from_host(images()) * 2
+    monkeypatch.setattr(cuda.xp.cuda.Stream, "wait_event", lambda self, event: None)
+    with pytest.raises(RaceError, match="a write on another may still run"):
+        cuda.to_host(y)
+
+
+def test_a_computation_that_does_not_wait_for_the_copy_is_noticed(cuda, monkeypatch):
+    monkeypatch.setattr(CudaDevice, "upload", upload_without_an_event)
+    x = cuda.from_host(images())
+    with pytest.raises(RaceError, match="a write on another may still run"):
+        x * 2
+
+
+def upload_without_an_event(self, array):
+    result = self._cupy.empty(array.shape, array.dtype)
+    self._copy.wait_event(self.compute.record())
+    result.set(np.ascontiguousarray(array), stream=self._copy)
+    return result
+
+
+def test_a_host_that_does_not_wait_for_its_copy_reads_no_number(cuda, monkeypatch):
+    y = cuda.from_host(images()) * 2
+    monkeypatch.setattr(cuda.xp.cuda.Event, "synchronize", lambda self: None)
+    assert np.isnan(cuda.to_host(y)).all()
+
+
+def test_results_that_a_kernel_does_not_write_are_no_number(cuda, monkeypatch):
+    monkeypatch.setattr(cuda, "_kernels", type("Idle", (), {"lrn": lambda *arguments: None})())
+    y, _ = cuda.lrn(cuda.from_host(images()), 3, 0.5, 0.75, 1.0)
+    assert np.isnan(cuda.to_host(y)).all()
+
+
+def test_an_implicit_conversion_is_refused(cuda):
+    with pytest.raises(TypeError, match="Implicit conversion to a NumPy array is not allowed"):
+        np.concatenate([cuda.from_host(images())])
+
+
+# convolutions by im2col
+
+
+def test_columns_are_made_for_as_many_images_at_a_time_as_fit(cuda):
+    x, w, gy = images(1, (5, 6, 5, 3)), images(2, (4, 3, 2, 3)), images(3, (5, 3, 4, 4))
+    stride, pad = (2, 1), (1, 0)
+    image_bytes = 4 * 3 * 4 * 3 * 2 * 3
+    for column_bytes in (1, image_bytes, 2 * image_bytes, 100 * image_bytes):
+        conv = GemmConv(cuda.xp, cuda._kernels, cuda._add_bias_and_relu, column_bytes)
+        there = {name: cuda.from_host(np.ascontiguousarray(array)) for name, array in (("x", x), ("w", w), ("gy", gy))}
+        y, gx, gw = (cuda.xp.empty(shape, np.float32) for shape in (gy.shape, x.shape, w.shape))
+        conv.conv2d(there["x"], there["w"], None, stride, pad, y)
+        conv.conv2d_grad_x(there["gy"], there["w"], stride, pad, gx)
+        conv.conv2d_grad_w(there["gy"], there["x"], stride, pad, gw)
+        for actual, expected in (
+            (y, naive.conv2d(x, w, None, stride, pad)),
+            (gx, naive.conv2d_grad_x(gy, w, stride, pad, x.shape)),
+            (gw, naive.conv2d_grad_w(gy, x, stride, pad, w.shape)[0]),
+        ):
+            np.testing.assert_allclose(cuda.to_host(actual), expected, rtol=1e-5, atol=1e-5)
