@@ -22,9 +22,12 @@ from owt_mpi.backends.threads import default_num_threads
 from owt_mpi.checkpoint import save_weights
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.checked import CheckedCommunicator
+from owt_mpi.comm.devices import check_own_device
 from owt_mpi.comm.guard import DATA_ERROR, USAGE_ERROR, CollectiveExit, agree
 from owt_mpi.comm.ledger import Ledger, flow_rows
 from owt_mpi.comm.metered import MeteredCommunicator
+from owt_mpi.comm.placement import local_rank
+from owt_mpi.comm.staged import staged
 from owt_mpi.comm.watchdog import Watch
 from owt_mpi.config import Config
 from owt_mpi.data.loader import Loader
@@ -66,14 +69,15 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
         world = CheckedCommunicator(world)
     with _agreed(world, USAGE_ERROR):
         dtype = np.dtype(config.parallel.dtype)
-        backend, reason = select_backend(config.parallel.backend, dtype)
+        gpu_number = 0 if config.parallel.virtual_ranks else local_rank(world)  # virtual ranks share one
+        backend, reason = select_backend(config.parallel.backend, dtype, gpu_number)
         num_threads = config.parallel.threads or default_num_threads(ranks_sharing_cores)
         backend.set_num_threads(num_threads)
-        batch = config.batch
-        per_rank = batch.images_per_rank or images_per_rank(batch.global_batch, world.size)
+        per_rank = config.batch.images_per_rank or images_per_rank(config.batch.global_batch, world.size)
     with _agreed(world, DATA_ERROR):
         reader, validation_reader = _open_readers(config)
     with _agreed(world, USAGE_ERROR):
+        check_own_device(world, backend.device)
         spec = InputSpec(config.model.crop, reader.image_shape[2], reader.num_classes)
         model = find_builder(config.model.model)(spec)
         model = restricted(model, config.model.fc_crosstalk, config.model.fc_blocks)
@@ -83,7 +87,7 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
         for _, update in head_updates:
             update.period(plan.make_scheme().num_passes(plan.ranks_sharing_head))
         data = _make_loaders(config, reader, validation_reader, per_rank, world)
-    layout = make_layout(world, plan)
+    layout = make_layout(staged(world, backend), plan)
     if config.run.dry_run:
         if world.rank == 0:
             sync = (config.parallel.trunk_sync, config.parallel.wire_dtype)

@@ -9,6 +9,7 @@ from owt_mpi.backends.base import Backend
 from owt_mpi.backends.reference import ReferenceBackend
 from owt_mpi.checkpoint import whole_parameter
 from owt_mpi.comm.base import Communicator
+from owt_mpi.comm.staged import staged
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.config import Config, OptimizerOptions, ParallelOptions
 from owt_mpi.data.loader import Batch
@@ -90,10 +91,11 @@ def train_tiny(
         optimizer=OptimizerOptions(lr=0.02, lr_base_batch=GLOBAL_BATCH),
         parallel=ParallelOptions(dtype=dtype, bucket_mib=0.001, trunk_sync=trunk_sync, wire_dtype=wire_dtype),
     )
+    backend = backend or ReferenceBackend()
     model, plan = tiny_model(loss), plan or Plan(comm.size)
     plan.check(model, GLOBAL_BATCH // comm.size)
-    layout = make_layout(comm, plan, hosts[comm.rank] if hosts else "")
-    trainer = Trainer(config, model, layout, backend or ReferenceBackend(), GLOBAL_BATCH)
+    layout = make_layout(staged(comm, backend), plan, hosts[comm.rank] if hosts else "")
+    trainer = Trainer(config, model, layout, backend, GLOBAL_BATCH)
     trainer.set_head_update(HeadUpdate(passes_per_update))
     losses = [
         trainer.train_step(part_of(global_batch(step, dtype), comm.rank, comm.size), step).loss
