@@ -1,0 +1,135 @@
+"""Training on the GPU backend, on the stand-in for CuPy: the same network as on the reference backend.
+
+Every scheme at K = 1, 2 and 4, by ranks that are threads, each with a backend (and so streams) of its own. Streams are
+deferred and fresh memory is NaN: what is not ordered or not written shows.
+"""
+
+import functools
+
+import numpy as np
+import pytest
+
+from owt_mpi.backends.cuda import CudaBackend
+from owt_mpi.backends.cuda_device import CudaDevice
+from owt_mpi.checkpoint import read_weights
+from owt_mpi.comm.threads import run_ranks
+from owt_mpi.config import BatchOptions, Config, DataOptions, ModelOptions, ParallelOptions, RunOptions
+from owt_mpi.parallel.layout import Plan
+from owt_mpi.trainer import NonFiniteLoss
+from owt_mpi.training_run import run_training
+from tests.fake_cupy import RACES, RaceError
+from tests.tiny import largest_difference, train_tiny, train_tiny_on
+
+NUM_STEPS = 3
+TOLERANCE = 2e-6  # float32; 2.5e-7 is what the order of sums makes of it
+
+
+@functools.cache
+def on_the_reference(loss="logistic", passes_per_update=0, num_ranks=1, scheme="c"):
+    options = {"dtype": "float32", "num_steps": NUM_STEPS, "loss": loss, "passes_per_update": passes_per_update}
+    return train_tiny_on(Plan(num_ranks, scheme), **options)
+
+
+def train_on_cuda(plan, **options):
+    """Return what train_tiny_on returns, each rank with a backend of its own."""
+    results = run_ranks(
+        plan.num_ranks,
+        lambda comm: train_tiny(comm, plan, dtype="float32", num_steps=NUM_STEPS, backend=CudaBackend(), **options),
+    )
+    for parameters, _ in results[1:]:
+        for name, values in parameters.items():
+            np.testing.assert_array_equal(values, results[0][0][name], err_msg=f"{name} differs between ranks")
+    return results[0]
+
+
+def check_same(result, expected):
+    parameters, losses = result
+    assert largest_difference(parameters, expected[0]) < TOLERANCE
+    np.testing.assert_allclose(losses, expected[1], rtol=TOLERANCE)
+    assert RACES == []
+
+
+CASES = [(1, "c"), *((num_ranks, scheme) for num_ranks in (2, 4) for scheme in ("dp", "a", "b", "c", "d"))]
+
+
+@pytest.mark.parametrize(("num_ranks", "scheme"), CASES)
+def test_k_ranks_train_the_same_network_as_the_reference(cuda, num_ranks, scheme):
+    check_same(train_on_cuda(Plan(num_ranks, scheme)), on_the_reference())
+
+
+@pytest.mark.parametrize("scheme", ["c", "d"])
+def test_the_softmax_over_shards_is_the_references(cuda, scheme):
+    check_same(train_on_cuda(Plan(2, scheme), loss="softmax"), on_the_reference("softmax"))
+
+
+def test_an_update_after_each_pass_is_the_references(cuda):
+    check_same(train_on_cuda(Plan(2, "b"), passes_per_update=1), on_the_reference("logistic", 1, 2, "b"))
+
+
+def test_weights_that_are_shared_out_are_the_references(cuda):
+    check_same(train_on_cuda(Plan(4, "c", group_size=2), trunk_sync="sharded"), on_the_reference())
+
+
+@pytest.mark.parametrize("wire_dtype", ["float16", "bfloat16"])
+def test_gradients_in_16_bits_are_rounded_as_the_references_are(cuda, wire_dtype):
+    expected = train_tiny_on(Plan(2, "c"), dtype="float32", num_steps=NUM_STEPS, wire_dtype=wire_dtype)
+    check_same(train_on_cuda(Plan(2, "c"), wire_dtype=wire_dtype), expected)
+
+
+def test_ranks_may_share_a_backend(cuda):
+    check_same(train_tiny_on(Plan(2, "d"), dtype="float32", num_steps=NUM_STEPS, backend=cuda), on_the_reference())
+
+
+def test_a_whole_run_says_what_it_computes_on(cuda, tmp_path, capsys):
+    """Virtual ranks share the GPU; everything from the options to the weights that are kept."""
+    config = Config(
+        model=ModelOptions(model="cifar-quick", crop=32),
+        data=DataOptions(data="synthetic", synthetic_images=16, synthetic_classes=4),
+        batch=BatchOptions(images_per_rank=4, epochs=1),
+        parallel=ParallelOptions(backend="auto", virtual_ranks=2),
+        run=RunOptions(run_dir=str(tmp_path / "run")),
+    )
+    run_ranks(2, lambda comm: run_training(config, comm, ranks_sharing_cores=2))
+    assert "backend: cuda (auto: there is a GPU; Pretended GPU, device 0, " in capsys.readouterr().out
+    for name, values in read_weights(tmp_path / "run/weights.h5").items():
+        assert np.isfinite(values).all(), name
+    assert RACES == []
+
+
+# mistakes
+
+
+def test_a_communicator_that_does_not_wait_for_the_gradients_is_noticed(cuda, monkeypatch):
+    """The host goes on before its copy is there, and the memory that was copied from is used anew."""
+    download = CudaDevice.download
+
+    def hasty_download(self, array):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(self._cupy.cuda.Event, "synchronize", lambda event: None)
+            return download(self, array)
+
+    monkeypatch.setattr(CudaDevice, "download", hasty_download)
+    with pytest.raises((RaceError, NonFiniteLoss)):
+        train_on_cuda(Plan(2, "a"))
+
+
+def test_a_communicator_that_copies_out_of_order_is_noticed(cuda, monkeypatch):
+    monkeypatch.setattr(cuda.xp.cuda.Stream, "wait_event", lambda stream, event: None)
+    with pytest.raises(RaceError):
+        train_on_cuda(Plan(2, "a"))
+
+
+def test_a_communicator_that_takes_device_arrays_for_the_hosts_is_noticed(cuda, monkeypatch):
+    monkeypatch.setattr("tests.tiny.staged", lambda comm, backend: comm)
+    with pytest.raises(TypeError, match="Implicit conversion to a NumPy array is not allowed"):
+        train_on_cuda(Plan(2, "a"))
+
+
+def test_a_scalar_of_a_wrong_type_is_noticed(cuda, monkeypatch):
+    class WideIntegers:
+        def __getattr__(self, name):
+            return getattr(np, "int64" if name == "int32" else name)
+
+    monkeypatch.setattr("owt_mpi.backends.cuda_kernels.np", WideIntegers())
+    with pytest.raises(TypeError, match=r"must be numpy.int32, got int64"):
+        train_on_cuda(Plan(1))
