@@ -1,0 +1,84 @@
+"""The GPU backend on a GPU: what tests/backends holds against the stand-in for CuPy, with nothing in its place."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from owt_mpi.backends.cuda_device import CHUNK_BYTES, NUM_CHUNKS
+from owt_mpi.backends.gemm_conv import GemmConv
+from owt_mpi.comm.threads import run_ranks
+from owt_mpi.nn.model import Loss
+from owt_mpi.parallel.layout import Plan
+from tests.backends import conformance
+from tests.backends.conformance import CONV_CASES, TABLE, ConvCase
+from tests.backends.conformance_rows import ROWS_TABLE
+from tests.tiny import largest_difference, train_tiny, train_tiny_on
+
+pytestmark = pytest.mark.gpu
+
+# cuDNN may choose algorithms that round more than a plain sum does, such as Winograd's
+TOLERANCE = 1e-5
+ROWS = [
+    pytest.param(check, case, id=f"{check.__name__[6:]}-{case.name}")
+    for check, cases in TABLE + ROWS_TABLE
+    for case in cases
+]
+
+
+@pytest.fixture(autouse=True)
+def tolerance(monkeypatch):
+    monkeypatch.setitem(conformance.TOLERANCE, np.dtype(np.float32), TOLERANCE)
+
+
+@pytest.mark.parametrize(("check", "case"), ROWS)
+def test_computes(gpu, check, case):
+    check(gpu, case, np.float32)
+
+
+@pytest.mark.parametrize("case", CONV_CASES, ids=lambda case: case.name)
+def test_convolutions_by_im2col_agree_too(gpu, case: ConvCase):
+    gpu._conv = GemmConv(gpu.xp, gpu._kernels, gpu._add_bias_and_relu, column_bytes=1 << 12)
+    for check in (conformance.check_conv2d, conformance.check_conv2d_grad_x, conformance.check_conv2d_grad_w):
+        check(gpu, case, np.float32)
+
+
+def test_arrays_of_many_chunks_come_back_as_they_went(gpu):
+    array = np.arange((2 * NUM_CHUNKS + 1) * CHUNK_BYTES // 4 + 3, dtype=np.float32)
+    np.testing.assert_array_equal(gpu.to_host(gpu.from_host(array) + 1), array + 1)
+
+
+def test_uploads_and_computations_keep_their_order_under_load(gpu):
+    """Memory is freed and handed out again while copies and kernels are under way, from several threads."""
+    side, totals = 1024, {}
+
+    def work(number):
+        total = gpu.from_host(np.zeros((side, side), np.float32))
+        for i in range(50):
+            x = gpu.from_host(np.full((side, side), number + i, np.float32))
+            total += x @ x
+            del x
+        totals[number] = gpu.to_host(total)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, total in totals.items():
+        expected = sum(side * (number + i) ** 2 for i in range(50))
+        np.testing.assert_allclose(total, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["logistic", "softmax"])
+@pytest.mark.parametrize(
+    ("num_ranks", "scheme"), [(1, "c"), *((k, s) for k in (2, 4) for s in ("dp", "a", "b", "c", "d"))]
+)
+def test_ranks_that_share_the_gpu_train_the_same_network_as_the_reference(gpu, num_ranks, scheme, loss: Loss):
+    expected, _ = train_tiny_on(Plan(1), dtype="float32", num_steps=5, loss=loss)
+
+    def train(comm):
+        return train_tiny(comm, Plan(num_ranks, scheme), dtype="float32", num_steps=5, loss=loss, backend=gpu)[0]
+
+    for parameters in run_ranks(num_ranks, train):
+        assert largest_difference(parameters, expected) < 1e-4
