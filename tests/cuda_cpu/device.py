@@ -1,6 +1,7 @@
 """Just enough of a `cupy` for the launchers of our kernels: arrays with an address, and RawModule.
 
-Launches run at once, in a chosen order of threads; tests of streams need the stand-in of tests/fake_cupy.
+Arrays live on the host whatever runs the kernels, so that a test is written once: the CPU, at once and in a chosen
+order of threads, or a GPU, which each launch copies its arrays to and from.
 """
 
 import functools
@@ -39,5 +40,27 @@ class _RawModule:
             assert not any(isinstance(arg, np.ndarray) for arg in args), f"{name} is given an array of the host"
             held = tuple(arg.host if isinstance(arg, DeviceArray) else arg for arg in args)
             kernel(grid, block, held, self._order)
+
+        return launch
+
+
+def cupy_that_copies(cupy: Any) -> Any:
+    """Return what may stand in sys.modules in the place of the real `cupy`, and takes DeviceArrays."""
+    return SimpleNamespace(RawModule=functools.partial(_CopyingModule, cupy))
+
+
+class _CopyingModule:
+    def __init__(self, cupy: Any, *, code: str, options: tuple[str, ...]) -> None:
+        self._cupy, self._module = cupy, cupy.RawModule(code=code, options=options)
+
+    def get_function(self, name: str) -> Any:
+        kernel = self._module.get_function(name)
+
+        def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+            hosts = {id(arg.host): arg.host for arg in args if isinstance(arg, DeviceArray)}
+            copies = {key: self._cupy.asarray(host) for key, host in hosts.items()}  # one where input is output
+            kernel(grid, block, tuple(copies[id(arg.host)] if isinstance(arg, DeviceArray) else arg for arg in args))
+            for key, host in hosts.items():
+                host[...] = self._cupy.asnumpy(copies[key])
 
         return launch

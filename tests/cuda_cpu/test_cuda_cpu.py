@@ -1,11 +1,14 @@
 """The CPU as a GPU: it computes what a kernel says, and notices what a GPU would let pass or suffer from."""
 
+import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from tests.cuda_cpu import BuildError, CpuModule, DivergenceError, why_unavailable
+from tests.cuda_cpu.build import build
 from tests.cuda_cpu.sanitized import run_sanitized, why_no_sanitizers
 
 pytestmark = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
@@ -100,6 +103,15 @@ def test_launches_from_several_threads_do_not_meet():
         thread.join()
     for y in results:
         np.testing.assert_array_equal(y, 1000 * np.arange(20)[:, None] + np.arange(32))
+
+
+def test_builds_of_the_same_text_at_once_do_not_meet(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with ThreadPoolExecutor(4) as pool:
+        libraries = list(pool.map(lambda _: build(PLACES, (), ["places"]), range(4)))
+    (folder,) = tmp_path.iterdir()
+    assert set(libraries) == set(folder.iterdir())  # one library, and nothing unfinished
+    assert len(set(libraries)) == 1
 
 
 def test_float16_is_rounded_as_numpy_rounds_it():
