@@ -7,13 +7,14 @@ summed as uint8. From `start_x(array)` until `wait()` returns, the caller does n
 every buffer alive that the transport may still touch. Blocking is `.wait()` at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 T = TypeVar("T")
+R = TypeVar("R")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -33,6 +34,22 @@ class Done(Generic[T]):
 
     def wait(self) -> T:
         """Return the result."""
+        return self._result
+
+
+class Then(Generic[T, R]):
+    """A Pending whose result is `function` of another's result, called by the first wait()."""
+
+    def __init__(self, pending: Pending[T], function: Callable[[T], R]) -> None:
+        self._pending: Pending[T] | None = pending
+        self._function = function
+        self._result: R
+
+    def wait(self) -> R:
+        """Return the result."""
+        if self._pending is not None:
+            self._result = self._function(self._pending.wait())
+            self._pending = None
         return self._result
 
 

@@ -1,32 +1,10 @@
 """Sums over ranks of arrays that cross the wire in another type than they are computed in."""
 
-from collections.abc import Callable
-from typing import Generic, TypeVar
-
 import numpy as np
 
 from owt_mpi.backends.base import Array
-from owt_mpi.comm.base import Communicator, Done, Pending
+from owt_mpi.comm.base import Communicator, Done, Pending, Then
 from owt_mpi.parallel.wire_format import WireDtype, from_wire, to_wire
-
-A = TypeVar("A")
-B = TypeVar("B")
-
-
-class Then(Generic[A, B]):
-    """A Pending whose result is `function` of another's result, called by the first wait()."""
-
-    def __init__(self, pending: Pending[A], function: Callable[[A], B]) -> None:
-        self._pending: Pending[A] | None = pending
-        self._function = function
-        self._result: B
-
-    def wait(self) -> B:
-        """Return the result."""
-        if self._pending is not None:
-            self._result = self._function(self._pending.wait())
-            self._pending = None
-        return self._result
 
 
 class Wire:

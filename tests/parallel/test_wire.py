@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from owt_mpi.comm.base import Then
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.parallel.grad_sync import AllReduceSync
 from owt_mpi.parallel.layout import Plan
 from owt_mpi.parallel.sharded_sync import ShardedSync
-from owt_mpi.parallel.wire import Then, Wire
+from owt_mpi.parallel.wire import Wire
 from owt_mpi.parallel.wire_format import from_wire, to_wire, wire_itemsize
 from tests.parallel.chain import LAYER_BYTES, TwoAlike, events_of_step
 from tests.tiny import largest_difference, train_tiny_on

@@ -1,13 +1,10 @@
 """Collectives whose sums over ranks have one order, whatever the transport and the number of ranks."""
 
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
 
-from owt_mpi.comm.base import Array, Communicator, Pending, T, check_out, summand
+from owt_mpi.comm.base import Array, Communicator, Pending, R, T, Then, check_out, summand
 from owt_mpi.comm.wrapper import Call, CommunicatorWrapper
 from owt_mpi.proof.fixed_order.pieces import pairwise_sum
-
-R = TypeVar("R")
 
 
 class FixedOrderCommunicator(CommunicatorWrapper):
@@ -43,7 +40,7 @@ class FixedOrderCommunicator(CommunicatorWrapper):
         """Get every rank's block for this rank and add them up."""
         terms = summand(x)[None]
         split_axis = axis % x.ndim + 1
-        return _Then(self._inner.start_all_to_all(terms, split_axis, concat_axis=0), pairwise_sum)
+        return Then(self._inner.start_all_to_all(terms, split_axis, concat_axis=0), pairwise_sum)
 
     def start_reduce_scatter_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
         """Gather every rank's x, and add up the rows of this rank."""
@@ -56,20 +53,4 @@ class FixedOrderCommunicator(CommunicatorWrapper):
         return self._gathered(x, lambda terms: pairwise_sum(terms) if self.rank == root else None)
 
     def _gathered(self, x: Array, then: Callable[[Array], R]) -> Pending[R]:
-        return _Then(self._inner.start_all_gather(summand(x)[None]), then)
-
-
-class _Then(Generic[T, R]):
-    """What `finish` makes of what another Pending results in, made once."""
-
-    def __init__(self, pending: Pending[T], finish: Callable[[T], R]) -> None:
-        self._pending: Pending[T] | None = pending
-        self._finish = finish
-        self._result: R
-
-    def wait(self) -> R:
-        """Return the result."""
-        if self._pending is not None:
-            self._result = self._finish(self._pending.wait())
-            self._pending = None
-        return self._result
+        return Then(self._inner.start_all_gather(summand(x)[None]), then)
