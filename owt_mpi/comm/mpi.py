@@ -7,7 +7,7 @@ abort(), which guard.run_command sees to; otherwise its launcher takes its end f
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, cast
 
 import mpi4py
@@ -47,6 +47,7 @@ from owt_mpi.comm.buffers import (  # noqa: E402
     write_blocks,
 )
 from owt_mpi.comm.comm_thread import CommThread, Task  # noqa: E402
+from owt_mpi.comm.mpi_calls import MpiCalls  # noqa: E402
 from owt_mpi.comm.serial import SerialCommunicator  # noqa: E402
 
 
@@ -57,9 +58,14 @@ class MpiCommunicator:
         self.rank: int = comm.rank
         self.size: int = comm.size
         self.label = label
+        self.calls = MpiCalls(comm, MPI.IN_PLACE)  # for what is submitted
         self._comm = comm
         self._thread = thread
         self._scratch = scratch  # used by calls on the thread alone
+
+    def submit(self, call: Callable[[], T]) -> Pending[T]:
+        """Return the pending result of `call`, made on the communication thread."""
+        return self._thread.submit(call)
 
     def dup(self, label: str) -> "MpiCommunicator":
         """Return MPI's duplicate of this communicator."""
@@ -77,7 +83,7 @@ class MpiCommunicator:
         return self._like(self._thread.submit(call).wait(), label)
 
     def start_all_reduce(self, x: Array, out: Array | None = None) -> Pending[Array]:
-        """Sum by MPI_Allreduce, in place where `out` is x."""
+        """Sum, in place where `out` is x."""
         check_message(x)
         in_place = False
         if out is not None:
@@ -89,7 +95,7 @@ class MpiCommunicator:
         def call() -> Array:
             terms = summand(x)
             total = np.empty_like(terms) if out is None else out
-            self._comm.Allreduce(MPI.IN_PLACE if in_place else terms, total)
+            self.calls.all_reduce(total if in_place else terms, total)
             return total
 
         return self._thread.submit(call)
@@ -101,7 +107,7 @@ class MpiCommunicator:
 
         def call() -> Array:
             blocks, result = self._receive_buffer(x.shape, axis, x.dtype)
-            self._comm.Allgather(x, blocks)
+            self.calls.all_gather(x, blocks, [x.size] * self.size)
             return self._joined(blocks, axis, result)
 
         return self._thread.submit(call)
@@ -114,42 +120,32 @@ class MpiCommunicator:
 
         def call() -> Array:
             result = np.empty(block_shape, summand(x).dtype)
-            self._comm.Reduce_scatter_block(self._packed(summand(x), axis), result)
+            self.calls.reduce_scatter(self._packed(summand(x), axis), result, [result.size] * self.size)
             return result
 
         return self._thread.submit(call)
 
     def start_all_gather_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
-        """Join rows by MPI_Allgather where all give as many, MPI_Bcast where one rank gives all, else MPI_Allgatherv.
-
-        With unequal counts MPICH pipelines in small parts, which is slow where ranks share cores.
-        """
+        """Join rows, by the MPI call that fits their counts."""
         check_message(x)
         check_rows(x, num_rows, self.size, num_rows[self.rank])
-        givers = [rank for rank, rows in enumerate(num_rows) if rows > 0]
 
         def call() -> Array:
             result = np.empty((sum(num_rows), *x.shape[1:]), x.dtype)
-            if len(givers) == 1:
-                result[: len(x)] = x  # there are none but on the giver
-                self._comm.Bcast(result, givers[0])
-            elif len(set(num_rows)) == 1:
-                self._comm.Allgather(x, result)
-            else:
-                self._comm.Allgatherv(x, (result, counts_of(x, num_rows)))
+            self.calls.all_gather(x, result, counts_of(x, num_rows))
             return result
 
         return self._thread.submit(call)
 
     def start_reduce_scatter_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
-        """Sum by MPI_Reduce_scatter."""
+        """Sum, by the MPI call that fits the counts."""
         check_message(x)
         check_rows(x, num_rows, self.size, sum(num_rows))
 
         def call() -> Array:
             terms = summand(x)
             result = np.empty((num_rows[self.rank], *x.shape[1:]), terms.dtype)
-            self._comm.Reduce_scatter(terms, result, recvcounts=counts_of(x, num_rows))
+            self.calls.reduce_scatter(terms, result, counts_of(x, num_rows))
             return result
 
         return self._thread.submit(call)
@@ -161,7 +157,7 @@ class MpiCommunicator:
 
         def call() -> Array:
             result = x.copy() if self.rank == root else np.empty_like(x)
-            self._comm.Bcast(result, root)
+            self.calls.broadcast(result, root)
             return result
 
         return self._thread.submit(call)
@@ -174,7 +170,7 @@ class MpiCommunicator:
         def call() -> Array | None:
             terms = summand(x)
             result = np.empty_like(terms) if self.rank == root else None
-            self._comm.Reduce(terms, result, root=root)
+            self.calls.reduce(terms, result, root)
             return result
 
         return self._thread.submit(call)
@@ -188,7 +184,7 @@ class MpiCommunicator:
 
         def call() -> Array:
             blocks, result = self._receive_buffer(block_shape, concat_axis, x.dtype)
-            self._comm.Alltoall(self._packed(x, split_axis), blocks)
+            self.calls.all_to_all(self._packed(x, split_axis), blocks)
             return self._joined(blocks, concat_axis, result)
 
         return self._thread.submit(call)
