@@ -52,8 +52,13 @@ def check_message(x: Array, num_copies: int = 1) -> None:
     if not isinstance(x, np.ndarray):
         raise ValueError(f"MPI moves NumPy arrays, x is a {type(x).__module__}.{type(x).__name__}; copy it to the host")
     check_array(x)
-    if x.size * num_copies > MAX_COUNT:
+    check_count(x, num_copies, MAX_COUNT)
+
+
+def check_count(x: Array, num_copies: int, max_count: int) -> None:
+    """Raise ValueError unless that many copies of x are at most `max_count` elements."""
+    if x.size * num_copies > max_count:
         raise ValueError(
-            f"x of shape {x.shape} makes a message of {x.size * num_copies} elements, and MPI counts to {MAX_COUNT}; "
+            f"x of shape {x.shape} makes a message of {x.size * num_copies} elements, and MPI counts to {max_count}; "
             "send it in parts"
         )

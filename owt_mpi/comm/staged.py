@@ -1,103 +1,235 @@
-"""A communicator for arrays of a device, around one that moves the host's: each crosses in a copy on the host."""
+"""Transports for arrays of a device over calls that run one after another: in chunks through pinned memory, or direct.
 
-from collections.abc import Callable, Sequence
+A chunk goes from the device to pinned memory, through a collective of the host, and back. While one is in the
+collective, the next is on its way from the device and the one before on its way back, each on a stream of its own.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from types import ModuleType
 
 import numpy as np
 
 from owt_mpi.backends.base import Backend
-from owt_mpi.comm.base import Array, Communicator, Pending, T, check_array, check_out
-from owt_mpi.comm.serial import SerialCommunicator
+from owt_mpi.comm.base import Array, Communicator, Pending
+from owt_mpi.comm.buffers import MAX_COUNT
+from owt_mpi.comm.calls import Calls, engine_of
+from owt_mpi.comm.device_arrays import DeviceCommunicator, Event
 
-Start = Callable[[Communicator, Array], Pending[Array | None]]
-
-
-class _Arriving:
-    """A collective of copies on the host; the first wait() hands its result to `deliver`."""
-
-    def __init__(self, pending: Pending[Array | None], deliver: Callable[[np.ndarray], Array]) -> None:
-        self._pending: Pending[Array | None] | None = pending
-        self._deliver = deliver
-        self._result: Array | None = None
-
-    def wait(self) -> Array:
-        if self._pending is not None:
-            result = self._pending.wait()
-            self._result = None if result is None else self._deliver(result)
-            self._pending = None
-        return self._result
+CHUNK_BYTES = 4 << 20  # long enough for the full rate of a bus; not yet measured on one
+NUM_SLOTS = 4  # two on their way from the device, one in its collective, one on its way back
 
 
-class StagedCommunicator:
-    """`inner` for arrays of `backend`'s device. The host's arrays go through as they are.
+@dataclass(frozen=True)
+class _Round:
+    """One chunk: parts of device buffers that are sent and filled, and the collective of their copies on the host."""
 
-    `start` waits for the work that makes the array, as does any reader on the host, and copies it; `wait` copies the
-    result back, and the device waits for that copy, not the host. Alone, nothing leaves the device.
-    """
-
-    def __init__(self, inner: Communicator, backend: Backend) -> None:
-        self.rank, self.size, self.label = inner.rank, inner.size, inner.label
-        self._inner, self._backend = inner, backend
-        self._alone = SerialCommunicator(inner.label)
-
-    def dup(self, label: str) -> Communicator:
-        return StagedCommunicator(self._inner.dup(label), self._backend)
-
-    def split(self, color: int, key: int, label: str) -> Communicator:
-        return StagedCommunicator(self._inner.split(color, key, label), self._backend)
-
-    def split_by_node(self, label: str) -> Communicator:
-        return StagedCommunicator(self._inner.split_by_node(label), self._backend)
-
-    def start_all_reduce(self, x: Array, out: Array | None = None) -> Pending[Array]:
-        if out is None:
-            return self._start(x, lambda comm, x: comm.start_all_reduce(x))
-        if isinstance(x, np.ndarray) or self.size == 1:
-            return self._start(x, lambda comm, x: comm.start_all_reduce(x, out))
-        check_out(x, out)
-
-        def write(total: np.ndarray) -> Array:
-            out[...] = self._backend.from_host(total)
-            return out
-
-        return self._start(x, lambda comm, x: comm.start_all_reduce(x), write)
-
-    def start_all_gather(self, x: Array, axis: int = 0) -> Pending[Array]:
-        return self._start(x, lambda comm, x: comm.start_all_gather(x, axis))
-
-    def start_reduce_scatter(self, x: Array, axis: int = 0) -> Pending[Array]:
-        return self._start(x, lambda comm, x: comm.start_reduce_scatter(x, axis))
-
-    def start_all_gather_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
-        return self._start(x, lambda comm, x: comm.start_all_gather_rows(x, num_rows))
-
-    def start_reduce_scatter_rows(self, x: Array, num_rows: Sequence[int]) -> Pending[Array]:
-        return self._start(x, lambda comm, x: comm.start_reduce_scatter_rows(x, num_rows))
-
-    def start_broadcast(self, x: Array, root: int) -> Pending[Array]:
-        return self._start(x, lambda comm, x: comm.start_broadcast(x, root))
-
-    def start_reduce(self, x: Array, root: int) -> Pending[Array | None]:
-        return self._start(x, lambda comm, x: comm.start_reduce(x, root))
-
-    def start_all_to_all(self, x: Array, split_axis: int, concat_axis: int) -> Pending[Array]:
-        return self._start(x, lambda comm, x: comm.start_all_to_all(x, split_axis, concat_axis))
-
-    def all_gather_object(self, value: T) -> list[T]:
-        return self._inner.all_gather_object(value)
-
-    def barrier(self) -> None:
-        self._inner.barrier()
-
-    def _start(self, x: Array, start: Start, deliver: Callable[[np.ndarray], Array] | None = None) -> Pending[Array]:
-        """Start a collective of x where x is, or of its copy on the host."""
-        if isinstance(x, np.ndarray):
-            return start(self._inner, x)
-        if self.size == 1:
-            return start(self._alone, x)
-        check_array(x)
-        return _Arriving(start(self._inner, self._backend.to_host(x)), deliver or self._backend.from_host)
+    sent: list[Array]
+    filled: list[Array]
+    call: Callable[[np.ndarray, np.ndarray], None]
 
 
-def staged(comm: Communicator, backend: Backend) -> Communicator:
+class _Slot:
+    """Pinned memory for one chunk at a time. `sent` is recorded behind its copies from the device, `filled` to it."""
+
+    def __init__(self, xp: ModuleType, least_bytes: int) -> None:
+        self._xp, self._least_bytes = xp, least_bytes
+        self._buffers = [np.empty(0, np.uint8), np.empty(0, np.uint8)]
+        self.sent = xp.cuda.Event(block=True, disable_timing=True)
+        self.filled = xp.cuda.Event(block=True, disable_timing=True)
+
+    def take(self, a_round: _Round) -> None:
+        """Make room for a round, when the last one's copies are done."""
+        self.filled.synchronize()
+        self.source = self._room(0, a_round.sent)
+        self.target = self._room(1, a_round.filled)
+
+    def _room(self, index: int, parts: list[Array]) -> np.ndarray:
+        if not parts:
+            return np.empty(0, np.uint8)
+        num_bytes = sum(part.nbytes for part in parts)
+        if self._buffers[index].size < num_bytes:
+            size = max(num_bytes, self._least_bytes)
+            self._buffers[index] = np.frombuffer(self._xp.cuda.alloc_pinned_memory(size), np.uint8, size)
+        return self._buffers[index][:num_bytes].view(parts[0].dtype)
+
+
+class Staging:
+    """The pinned memory and the copy streams of one rank, used by one collective after another."""
+
+    def __init__(self, xp: ModuleType, device: int, chunk_bytes: int = CHUNK_BYTES) -> None:
+        self.xp, self.device, self.chunk_bytes = xp, device, chunk_bytes
+        with xp.cuda.Device(device):
+            self._from_device = xp.cuda.Stream(non_blocking=True)
+            self._to_device = xp.cuda.Stream(non_blocking=True)
+            self._slots = [_Slot(xp, chunk_bytes) for _ in range(NUM_SLOTS)]
+
+    def run(self, call: Callable[[Calls], None], calls: Calls, comm: Communicator, ready: Event) -> Event:
+        """Make `call` on device buffers through `calls` of `comm`; return the event behind which they are filled.
+
+        The host waits for copies, which wait for `ready`; nothing is put on the caller's stream.
+        """
+        with self.xp.cuda.Device(self.device):
+            self._from_device.wait_event(ready)  # and so does all else: the host waits for copies on this stream
+            call(StagedCalls(self, calls, comm.rank, comm.size))
+            filled = self.xp.cuda.Event(disable_timing=True)
+            self._to_device.record(filled)
+            return filled
+
+    def pipeline(self, rounds: list[_Round]) -> None:
+        """Run the rounds in order. The last one's way back to the device is still under way on return."""
+        ahead = 2
+        for index, a_round in enumerate(rounds):
+            for later in range(0 if index == 0 else index + ahead, min(index + ahead + 1, len(rounds))):
+                self._send(self._slots[later % NUM_SLOTS], rounds[later])
+            slot = self._slots[index % NUM_SLOTS]
+            slot.sent.synchronize()
+            a_round.call(slot.source, slot.target)
+            self._fill(slot, a_round)
+
+    def _send(self, slot: _Slot, a_round: _Round) -> None:
+        slot.take(a_round)
+        for part, place in _pieces(a_round.sent, slot.source):
+            part.get(stream=self._from_device, out=place, blocking=False)
+        slot.sent.record(self._from_device)
+
+    def _fill(self, slot: _Slot, a_round: _Round) -> None:
+        for part, place in _pieces(a_round.filled, slot.target):
+            part.set(place, stream=self._to_device)
+        slot.filled.record(self._to_device)
+
+
+class StagedCalls:
+    """Calls on flat device buffers, in rounds that hold an equal stretch of every rank's block."""
+
+    def __init__(self, staging: Staging, calls: Calls, rank: int, size: int) -> None:
+        self._staging, self._calls, self._rank, self._size = staging, calls, rank, size
+
+    def all_reduce(self, x: Array, out: Array) -> None:
+        """Sum chunk by chunk: each element's sum is that of one MPI call."""
+        self._run(_Round([x[part]], [out[part]], self._calls.all_reduce) for part in self._stretches(x.size, 1, x))
+
+    def all_gather(self, x: Array, out: Array, counts: Sequence[int]) -> None:
+        def rounds() -> Iterator[_Round]:
+            blocks = _blocks(out, counts)
+            for part in self._stretches(max(counts), len(counts), x):
+                some = _stretch_of(counts, part)
+                filled = [block[part] for block in blocks]
+                yield _Round([x[part]], filled, partial(self._calls.all_gather, counts=some))
+
+        self._run(rounds())
+
+    def reduce_scatter(self, x: Array, out: Array, counts: Sequence[int]) -> None:
+        def rounds() -> Iterator[_Round]:
+            blocks = _blocks(x, counts)
+            for part in self._stretches(max(counts), len(counts), x):
+                some = _stretch_of(counts, part)
+                sent = [block[part] for block in blocks]
+                yield _Round(
+                    sent,
+                    [out[part]],
+                    partial(self._calls.reduce_scatter, counts=some),
+                )
+
+        self._run(rounds())
+
+    def broadcast(self, x: Array, root: int) -> None:
+        def send(source: np.ndarray, target: np.ndarray) -> None:
+            self._calls.broadcast(source if self._rank == root else target, root)
+
+        self._run(
+            _Round([x[part]], [], send) if self._rank == root else _Round([], [x[part]], send)
+            for part in self._stretches(x.size, 1, x)
+        )
+
+    def reduce(self, x: Array, out: Array | None, root: int) -> None:
+        def sum_up(source: np.ndarray, target: np.ndarray) -> None:
+            self._calls.reduce(source, None if out is None else target, root)
+
+        self._run(
+            _Round([x[part]], [] if out is None else [out[part]], sum_up) for part in self._stretches(x.size, 1, x)
+        )
+
+    def all_to_all(self, x: Array, out: Array) -> None:
+        size = self._size
+        sent, filled = _blocks(x, [x.size // size] * size), _blocks(out, [x.size // size] * size)
+        self._run(
+            _Round([block[part] for block in sent], [block[part] for block in filled], self._calls.all_to_all)
+            for part in self._stretches(x.size // size, size, x)
+        )
+
+    def _stretches(self, length: int, num_blocks: int, x: Array) -> Iterator[slice]:
+        """Cut `length` elements of every block into stretches, all blocks' of which fill a chunk together."""
+        step = max(1, self._staging.chunk_bytes // (num_blocks * x.dtype.itemsize))
+        return (slice(start, min(start + step, length)) for start in range(0, length, step))
+
+    def _run(self, rounds: Iterable[_Round]) -> None:
+        self._staging.pipeline(list(rounds))
+
+
+class StagedLane:
+    """Moves device buffers of `comm` through pinned memory."""
+
+    max_count: int | None = None
+
+    def __init__(self, comm: Communicator, staging: Staging) -> None:
+        self._comm, self._engine, self._staging = comm, engine_of(comm), staging
+
+    def start(self, call: Callable[[Calls], None], ready: Event) -> Pending[Event]:
+        return self._engine.submit(lambda: self._staging.run(call, self._engine.calls, self._comm, ready))
+
+    def dup(self, comm: Communicator) -> "StagedLane":
+        return StagedLane(comm, self._staging)
+
+
+class DirectLane:
+    """Lets calls that take device buffers (those of CUDA-aware MPI) have them."""
+
+    max_count: int | None = MAX_COUNT
+
+    def __init__(self, comm: Communicator, xp: ModuleType, device: int) -> None:
+        self._engine, self._xp, self._device = engine_of(comm), xp, device
+
+    def start(self, call: Callable[[Calls], None], ready: Event) -> Pending[None]:
+        """The thread that makes the call waits for `ready`: MPI knows no streams."""
+
+        def direct() -> None:
+            with self._xp.cuda.Device(self._device):
+                ready.synchronize()
+                call(self._engine.calls)
+
+        return self._engine.submit(direct)
+
+    def dup(self, comm: Communicator) -> "DirectLane":
+        return DirectLane(comm, self._xp, self._device)
+
+
+def device_of(backend: Backend) -> int:
+    """Return the number of the device that `backend` computes on, in this process."""
+    return int(backend.from_host(np.zeros(1, np.float32)).device.id)
+
+
+def staged(comm: Communicator, backend: Backend, chunk_bytes: int = CHUNK_BYTES) -> Communicator:
     """Return what moves `backend`'s arrays over the ranks of `comm`: `comm` itself where they are the host's."""
-    return comm if backend.device is None else StagedCommunicator(comm, backend)
+    if backend.device is None:
+        return comm
+    staging = Staging(backend.xp, device_of(backend), chunk_bytes)
+    return DeviceCommunicator(comm, backend.xp, lambda inner: StagedLane(inner, staging))
+
+
+def _blocks(flat: Array, counts: Sequence[int]) -> list[Array]:
+    """Return the parts of `flat` that have that many elements."""
+    return [flat[stop - count : stop] for count, stop in zip(counts, accumulate(counts), strict=True)]
+
+
+def _stretch_of(counts: Sequence[int], part: slice) -> list[int]:
+    """Return how many elements of `part` blocks of that many elements have."""
+    return [max(0, min(count, part.stop) - part.start) for count in counts]
+
+
+def _pieces(parts: list[Array], host: np.ndarray) -> Iterator[tuple[Array, np.ndarray]]:
+    """Return each of the parts that are not empty with its place in `host`, where they lie one after another."""
+    stops = accumulate(part.size for part in parts)
+    return ((part, host[stop - part.size : stop]) for part, stop in zip(parts, stops, strict=True) if part.size)
