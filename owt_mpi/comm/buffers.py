@@ -1,6 +1,7 @@
 """What lies in memory around an MPI call: which arrays it takes, and blocks packed before it and unpacked after."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,11 @@ def write_blocks(blocks: Array, axis: int, out: Array) -> None:
     step = blocks.shape[1 + axis]
     for index, block in enumerate(blocks):
         out[(slice(None),) * axis + (slice(index * step, (index + 1) * step),)] = block
+
+
+def blocks_of(flat: Array, counts: Sequence[int]) -> list[Array]:
+    """Return the parts of `flat` that have that many elements, as views."""
+    return [flat[stop - count : stop] for count, stop in zip(counts, accumulate(counts), strict=True)]
 
 
 def counts_of(x: Array, num_rows: Sequence[int]) -> list[int]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from owt_mpi.backends.base import Backend
 from owt_mpi.comm.base import Array, Communicator, Pending
-from owt_mpi.comm.buffers import MAX_COUNT
+from owt_mpi.comm.buffers import MAX_COUNT, blocks_of
 from owt_mpi.comm.calls import Calls, engine_of
 from owt_mpi.comm.device_arrays import DeviceCommunicator, Event
 
@@ -113,7 +113,7 @@ class StagedCalls:
 
     def all_gather(self, x: Array, out: Array, counts: Sequence[int]) -> None:
         def rounds() -> Iterator[_Round]:
-            blocks = _blocks(out, counts)
+            blocks = blocks_of(out, counts)
             for part in self._stretches(max(counts), len(counts), x):
                 some = _stretch_of(counts, part)
                 filled = [block[part] for block in blocks]
@@ -123,7 +123,7 @@ class StagedCalls:
 
     def reduce_scatter(self, x: Array, out: Array, counts: Sequence[int]) -> None:
         def rounds() -> Iterator[_Round]:
-            blocks = _blocks(x, counts)
+            blocks = blocks_of(x, counts)
             for part in self._stretches(max(counts), len(counts), x):
                 some = _stretch_of(counts, part)
                 sent = [block[part] for block in blocks]
@@ -154,7 +154,7 @@ class StagedCalls:
 
     def all_to_all(self, x: Array, out: Array) -> None:
         size = self._size
-        sent, filled = _blocks(x, [x.size // size] * size), _blocks(out, [x.size // size] * size)
+        sent, filled = blocks_of(x, [x.size // size] * size), blocks_of(out, [x.size // size] * size)
         self._run(
             _Round([block[part] for block in sent], [block[part] for block in filled], self._calls.all_to_all)
             for part in self._stretches(x.size // size, size, x)
@@ -173,6 +173,7 @@ class StagedLane:
     """Moves device buffers of `comm` through pinned memory."""
 
     max_count: int | None = None
+    sums_as_inner = True
 
     def __init__(self, comm: Communicator, staging: Staging) -> None:
         self._comm, self._engine, self._staging = comm, engine_of(comm), staging
@@ -188,6 +189,7 @@ class DirectLane:
     """Lets calls that take device buffers (those of CUDA-aware MPI) have them."""
 
     max_count: int | None = MAX_COUNT
+    sums_as_inner = True
 
     def __init__(self, comm: Communicator, xp: ModuleType, device: int) -> None:
         self._engine, self._xp, self._device = engine_of(comm), xp, device
@@ -217,11 +219,6 @@ def staged(comm: Communicator, backend: Backend, chunk_bytes: int = CHUNK_BYTES)
         return comm
     staging = Staging(backend.xp, device_of(backend), chunk_bytes)
     return DeviceCommunicator(comm, backend.xp, lambda inner: StagedLane(inner, staging))
-
-
-def _blocks(flat: Array, counts: Sequence[int]) -> list[Array]:
-    """Return the parts of `flat` that have that many elements."""
-    return [flat[stop - count : stop] for count, stop in zip(counts, accumulate(counts), strict=True)]
 
 
 def _stretch_of(counts: Sequence[int], part: slice) -> list[int]:
