@@ -29,7 +29,7 @@ class Calls(Protocol):
         ...
 
     def reduce(self, x: Array, out: Array | None, root: int) -> None:
-        """Write the sum over ranks to root's `out`; the others have None."""
+        """Write the sum over ranks to root's `out`, which may be x itself; the others have None."""
         ...
 
     def all_to_all(self, x: Array, out: Array) -> None:

@@ -35,6 +35,7 @@ class Lane(Protocol):
     """What moves device buffers among the ranks of one communicator."""
 
     max_count: int | None  # elements of one message, None: any number
+    sums_as_inner: bool  # an all-reduce is that of the communicator, not one of the lane's own
 
     def start(self, call: Callable[[Calls], None], ready: Event) -> Pending[Event | None]:
         """Make `call` with the lane's calls when the work before `ready` is done.
@@ -194,6 +195,15 @@ class DeviceCommunicator:
         return self._start(
             lambda calls: calls.all_to_all(source, target), lambda: self._joined(blocks, concat_axis), (source, target)
         )
+
+    def all_reduce_bytes(self, x: Array) -> tuple[int, int]:
+        """Return what this rank sends and receives for a sum of x, as comm.metered counts it."""
+        by_nodes = getattr(self._inner, "all_reduce_bytes", None)
+        if by_nodes is not None and (self._lane.sums_as_inner or not is_device_array(x)):
+            sent, received = by_nodes(x)
+            return sent, received
+        moved = 2 * (self.size - 1) * int(x.nbytes) // self.size
+        return moved, moved
 
     def all_gather_object(self, value: T) -> list[T]:
         return self._inner.all_gather_object(value)

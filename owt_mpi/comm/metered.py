@@ -14,16 +14,26 @@ numbered as the ranks are. A collective's adjoint moves the same bytes the other
 | broadcast           | b, the root nothing                     | b, the rank before the root nothing   |
 | reduce              | b, the rank behind the root nothing     | b, the root nothing                   |
 
-Objects and barriers are not counted.
+An all_reduce by way of the nodes (comm.node_sums) is counted as the collectives that it is made of. Objects and
+barriers are not counted.
 """
 
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from owt_mpi.comm.base import Array, Communicator, Pending
 from owt_mpi.comm.ledger import Ledger, Transfer
 
 T = TypeVar("T")
+
+
+@runtime_checkable
+class CountsSums(Protocol):
+    """A communicator that does not make its sums by one ring of all ranks."""
+
+    def all_reduce_bytes(self, x: Array) -> tuple[int, int]:
+        """Return the bytes that this rank sends and receives for the sum of x."""
+        ...
 
 
 class _MeteredPending(Generic[T]):
@@ -59,8 +69,11 @@ class MeteredCommunicator:
         return MeteredCommunicator(self._inner.split_by_node(label), self._ledger)
 
     def start_all_reduce(self, x: Array, out: Array | None = None) -> Pending[Array]:
-        moved = 2 * (self.size - 1) * x.nbytes // self.size
-        return self._metered("all_reduce", moved, moved, self._inner.start_all_reduce(x, out))
+        if isinstance(self._inner, CountsSums):
+            sent, received = self._inner.all_reduce_bytes(x)
+        else:
+            sent = received = 2 * (self.size - 1) * x.nbytes // self.size
+        return self._metered("all_reduce", sent, received, self._inner.start_all_reduce(x, out))
 
     def start_all_gather(self, x: Array, axis: int = 0) -> Pending[Array]:
         moved = (self.size - 1) * x.nbytes

@@ -47,7 +47,8 @@ class MpiCalls:
         self._comm.Bcast(x, root)
 
     def reduce(self, x: Array, out: Array | None, root: int) -> None:
-        self._comm.Reduce(x, out, root=root)
+        """Sum by MPI_Reduce, in place where root's `out` is x."""
+        self._comm.Reduce(self._in_place if x is out else x, out, root=root)
 
     def all_to_all(self, x: Array, out: Array) -> None:
         self._comm.Alltoall(x, out)
