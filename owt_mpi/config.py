@@ -5,6 +5,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+_MOST_CHUNK_MIB = 256
+
 
 @dataclass(frozen=True)
 class ModelOptions:
@@ -106,6 +108,18 @@ class ParallelOptions:
     bfloat16 keeps 3 digits; float16 keeps 4 of what is between 6e-5 and 65504, and is infinite above."""
     bucket_mib: float = 4.0
     """Gradients are summed over ranks in pieces of that size, while the backward pass runs."""
+    transport: Literal["auto", "mpi", "staged", "nccl"] = "auto"
+    """How arrays of a GPU move. mpi: given to MPI as they are (CUDA-aware MPI); staged: in chunks through memory of
+    the host; nccl: by NCCL; auto: nccl where it is installed, else mpi where it takes them, else staged. Arrays of the
+    host are MPI's in any case."""
+    gpu_aware_mpi: Literal["auto", "yes", "no"] = "auto"
+    """Whether MPI takes arrays of a GPU; auto: as OWT_MPI_GPU_AWARE (1 or 0) says, else as the library says of itself.
+    One element is tried at the start, which ends the run where yes is wrong."""
+    staging_chunk_mib: float = 4.0
+    """Size of the chunks of transport staged."""
+    node_sums: Literal["flat", "leaders", "sharded"] = "flat"
+    """How sums over ranks on several nodes are made. flat: in one go; leaders: in each node, then by one rank of each,
+    then in each node again; sharded: the same for as many shards as a node has ranks, each by a rank of its own."""
     backend: Literal["auto", "cuda", "onednn", "reference"] = "auto"
     """What computes: CuPy and cuDNN, oneDNN, or plain NumPy; auto takes the first that works."""
     dtype: Literal["float32", "float64"] = "float32"
@@ -196,8 +210,7 @@ class Config:
             raise ValueError(f"--momentum is {optimizer.momentum}, but must be below 1, or updates grow without end")
         if any(not 0 < milestone < 1 for milestone in optimizer.lr_milestones):
             raise ValueError(f"--lr-milestones are {optimizer.lr_milestones}, but are fractions between 0 and 1")
-        if not (isfinite(self.parallel.bucket_mib) and self.parallel.bucket_mib > 0):
-            raise ValueError(f"--bucket-mib is {self.parallel.bucket_mib}, but must be a finite number above 0")
+        _check_pieces(self.parallel.bucket_mib, self.parallel.staging_chunk_mib)
         _check_stall_limits(self.parallel.stall_seconds, self.parallel.stall_abort_seconds)
         if bool(self.batch.images_per_rank) == bool(self.batch.global_batch):
             raise ValueError(
@@ -222,6 +235,17 @@ def _check_choices(config: Config) -> None:
             value, choices = getattr(section, option.name), get_args(option.type)
             if get_origin(option.type) is Literal and value not in choices:
                 raise ValueError(f"--{option.name.replace('_', '-')} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def _check_pieces(bucket_mib: float, chunk_mib: float) -> None:
+    """Raise ValueError unless arrays can cross in pieces of these sizes."""
+    if not (isfinite(bucket_mib) and bucket_mib > 0):
+        raise ValueError(f"--bucket-mib is {bucket_mib}, but must be a finite number above 0")
+    if not 2**-10 <= chunk_mib <= _MOST_CHUNK_MIB:
+        raise ValueError(
+            f"--staging-chunk-mib is {chunk_mib}, but must be between 2^-10 and {_MOST_CHUNK_MIB}, as eight chunks' "
+            "memory is pinned"
+        )
 
 
 def _check_stall_limits(stall: float, abort: float) -> None:

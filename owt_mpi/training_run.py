@@ -22,12 +22,11 @@ from owt_mpi.backends.threads import default_num_threads
 from owt_mpi.checkpoint import save_weights
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.checked import CheckedCommunicator
-from owt_mpi.comm.devices import check_own_device
 from owt_mpi.comm.guard import DATA_ERROR, USAGE_ERROR, CollectiveExit, agree
 from owt_mpi.comm.ledger import Ledger, flow_rows
 from owt_mpi.comm.metered import MeteredCommunicator
 from owt_mpi.comm.placement import local_rank
-from owt_mpi.comm.staged import staged
+from owt_mpi.comm.transport import open_transport
 from owt_mpi.comm.watchdog import Watch
 from owt_mpi.config import Config
 from owt_mpi.data.loader import Loader
@@ -62,11 +61,6 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
 
     What is wrong with the options or the data ends all ranks together, with a CollectiveExit.
     """
-    ledger = Ledger()
-    watch = Watch(world.rank, config.parallel.stall_seconds, config.parallel.stall_abort_seconds)
-    world = watch.communicator(MeteredCommunicator(world, ledger))
-    if config.parallel.check_collectives:
-        world = CheckedCommunicator(world)
     with _agreed(world, USAGE_ERROR):
         dtype = np.dtype(config.parallel.dtype)
         gpu_number = 0 if config.parallel.virtual_ranks else local_rank(world)  # virtual ranks share one
@@ -74,10 +68,14 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
         num_threads = config.parallel.threads or default_num_threads(ranks_sharing_cores)
         backend.set_num_threads(num_threads)
         per_rank = config.batch.images_per_rank or images_per_rank(config.batch.global_batch, world.size)
+    with _agreed(world, USAGE_ERROR):
+        transport = open_transport(world, backend, config.parallel)
+    ledger = Ledger()
+    watch = Watch(world.rank, config.parallel.stall_seconds, config.parallel.stall_abort_seconds)
+    world = _observed(transport.comm, ledger, watch, config.parallel.check_collectives)
     with _agreed(world, DATA_ERROR):
         reader, validation_reader = _open_readers(config)
     with _agreed(world, USAGE_ERROR):
-        check_own_device(world, backend.device)
         spec = InputSpec(config.model.crop, reader.image_shape[2], reader.num_classes)
         model = find_builder(config.model.model)(spec)
         model = restricted(model, config.model.fc_crosstalk, config.model.fc_blocks)
@@ -87,10 +85,11 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
         for _, update in head_updates:
             update.period(plan.make_scheme().num_passes(plan.ranks_sharing_head))
         data = _make_loaders(config, reader, validation_reader, per_rank, world)
-    layout = make_layout(staged(world, backend), plan)
+    layout = make_layout(world, plan)
     if config.run.dry_run:
         if world.rank == 0:
             sync = (config.parallel.trunk_sync, config.parallel.wire_dtype)
+            print(f"transport: {transport.description}\n")
             print_summary(summarise(model, layout, per_rank, dtype, *sync), config.run.json)
         return
     run_dir = _make_run_dir(config, world)
@@ -102,6 +101,7 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
         facts = {
             "backend": reason,
             "threads": f"{num_threads} a rank",
+            "transport": transport.description,
             "ranks": layout.describe(),
             "batch": f"{per_rank * world.size} images a step, {per_rank} a rank",
             "data": reader.describe(),
@@ -197,6 +197,12 @@ def validate(trainer: Trainer, loader: Loader) -> Score:
     for batch in loader.epoch(0):
         tally += trainer.validate(batch)
     return trainer.total_score(tally)
+
+
+def _observed(comm: Communicator, ledger: Ledger, watch: Watch, is_checked: bool) -> Communicator:
+    """Return `comm` with its collectives entered into the ledger, watched and, if so asked, checked."""
+    comm = watch.communicator(MeteredCommunicator(comm, ledger))
+    return CheckedCommunicator(comm) if is_checked else comm
 
 
 @contextmanager
