@@ -6,15 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from owt_mpi.backends.cuda import CudaBackend
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.device_arrays import DeviceCommunicator
 from owt_mpi.comm.nccl import NcclGroups, load_nccl
 from owt_mpi.comm.threads import run_ranks
+from owt_mpi.parallel.layout import Plan
 from tests.comm.checks import CHECKS, values
 from tests.comm.on_device import OnDevice
+from tests.cuda_cpu import why_unavailable
 from tests.fake_cupy import RACES, RaceError, stand_in
 from tests.fake_nccl import nccl_stand_in
 from tests.fake_nccl.module import NcclCommunicator
+from tests.tiny import largest_difference, train_tiny, train_tiny_on
 
 
 @pytest.fixture
@@ -129,3 +133,26 @@ def test_without_the_module_it_says_so() -> None:
         nccl, reason = load_nccl()
     assert nccl is None
     assert reason.startswith("CuPy does not load: ")
+
+
+@pytest.mark.parametrize("scheme", ["a", "c", "d"])
+def test_the_tiny_network_trains_as_on_one_rank(monkeypatch: pytest.MonkeyPatch, scheme: Any) -> None:
+    if why_unavailable() is not None:
+        pytest.skip(str(why_unavailable()))
+
+    def over_nccl(comm: Communicator, backend: Any) -> Communicator:
+        nccl, _ = load_nccl()
+        backend.synchronize()  # makes its stream the thread's
+        return DeviceCommunicator(comm, backend.xp, NcclGroups(nccl, backend.xp).lane)
+
+    def train(comm: Communicator) -> Any:
+        return train_tiny(comm, Plan(2, scheme), dtype="float32", num_steps=2, backend=CudaBackend())
+
+    expected = train_tiny_on(Plan(1), dtype="float32", num_steps=2)
+    monkeypatch.setattr("tests.tiny.staged", over_nccl)
+    with stand_in() as cupy, nccl_stand_in():
+        cupy.get_default_memory_pool().free_all_blocks()
+        for parameters, losses in run_ranks(2, train):
+            assert largest_difference(parameters, expected[0]) < 2e-6
+            np.testing.assert_allclose(losses, expected[1], rtol=2e-6)
+    assert RACES == []
