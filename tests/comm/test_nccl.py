@@ -24,7 +24,6 @@ from tests.tiny import largest_difference, train_tiny, train_tiny_on
 @pytest.fixture
 def cupy() -> Iterator[Any]:
     with stand_in() as module, nccl_stand_in():
-        module.get_default_memory_pool().free_all_blocks()
         yield module
 
 
@@ -150,8 +149,7 @@ def test_the_tiny_network_trains_as_on_one_rank(monkeypatch: pytest.MonkeyPatch,
 
     expected = train_tiny_on(Plan(1), dtype="float32", num_steps=2)
     monkeypatch.setattr("tests.tiny.staged", over_nccl)
-    with stand_in() as cupy, nccl_stand_in():
-        cupy.get_default_memory_pool().free_all_blocks()
+    with stand_in(), nccl_stand_in():
         for parameters, losses in run_ranks(2, train):
             assert largest_difference(parameters, expected[0]) < 2e-6
             np.testing.assert_allclose(losses, expected[1], rtol=2e-6)

@@ -28,7 +28,6 @@ CHUNK_BYTES = 40  # arrays of the checks are cut into many, with tails
 @pytest.fixture
 def cupy() -> Iterator[Any]:
     with stand_in() as module:
-        module.get_default_memory_pool().free_all_blocks()  # some may still be in use where a test made a mistake
         yield module
 
 

@@ -27,7 +27,6 @@ NO_NCCL = "no NCCL: CuPy finds no NCCL library (pip install nvidia-nccl-cu12, or
 @pytest.fixture
 def cupy() -> Iterator[Any]:
     with stand_in() as module, nccl_stand_in() as nccl:
-        module.get_default_memory_pool().free_all_blocks()
         nccl.available = False
         yield module
 

@@ -73,6 +73,7 @@ def stand_in() -> Iterator[ModuleType]:
     sys.modules.update(_stand_in)
     sys.modules["cudnn"] = None  # type: ignore[assignment] - it must not be given addresses of the host's memory
     engine.RACES.clear()
+    memory.new_default_pool()
     try:
         yield _stand_in["cupy"]
     finally:

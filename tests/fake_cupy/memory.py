@@ -84,6 +84,12 @@ class Allocation:
 _default_pool = MemoryPool()
 
 
+def new_default_pool() -> None:
+    """Begin with an empty pool: what a test left unfinished may still be in use."""
+    global _default_pool  # noqa: PLW0603 - as CuPy has one
+    _default_pool = MemoryPool()
+
+
 def get_default_memory_pool() -> MemoryPool:
     """Return the pool of all arrays."""
     return _default_pool
