@@ -9,7 +9,8 @@ from owt_mpi.backends import threads
 from owt_mpi.backends.base import Array, DropoutMask, Shape
 from owt_mpi.backends.checks import check_dtypes, check_momentum_sgd
 from owt_mpi.backends.cuda_device import load_cupy, open_device
-from owt_mpi.backends.cuda_kernels import CudaKernels, bias_grad_partial_shape
+from owt_mpi.backends.cuda_kernels import CudaKernels
+from owt_mpi.backends.cuda_row_kernels import bias_grad_partial_shape
 
 
 class CudaRows:

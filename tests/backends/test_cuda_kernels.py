@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from owt_mpi.backends.base import pooled_size
-from owt_mpi.backends.cuda_kernels import bias_grad_partial_shape, winner_dtype
+from owt_mpi.backends.cuda_kernels import winner_dtype
+from owt_mpi.backends.cuda_row_kernels import bias_grad_partial_shape
 from owt_mpi.backends.reference import ReferenceBackend
 from tests.backends.conformance import CONV_CASES, LRN_CASES, POOL_CASES, LrnCase, PoolCase
 from tests.backends.cuda_kernel_check import (

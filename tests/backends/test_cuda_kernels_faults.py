@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from owt_mpi.backends import cuda_kernels, cuda_launch
+from owt_mpi.backends import cuda_kernels, cuda_launch, cuda_row_kernels
 from tests.backends.cuda_kernel_check import ORDERS, device, garbage, make_kernels, needs_gpp
 from tests.cuda_cpu import DivergenceError
 from tests.cuda_cpu.sanitized import run_sanitized, why_no_sanitizers
@@ -36,7 +36,7 @@ def row_losses(monkeypatch, order):
 
 def bias_gradient(monkeypatch, order):
     gy, gb = np.ones((300, 40), np.float32), garbage((40,), np.float32)
-    partial = garbage(cuda_kernels.bias_grad_partial_shape(300, 40), np.float32)
+    partial = garbage(cuda_row_kernels.bias_grad_partial_shape(300, 40), np.float32)
     make_kernels(monkeypatch, order).bias_grad(*device(gy, partial, gb))
     return gb
 
@@ -56,7 +56,7 @@ def test_each_barrier_is_needed(monkeypatch, compute, at, expected):
 def test_threads_that_leave_before_a_barrier_are_noticed(monkeypatch):
     plant(monkeypatch, "    if (channel < channels) {\n#pragma", "    if (channel >= channels) return;\n    {\n#pragma")
     gy, gb = np.ones((64, 65), np.float32), garbage((65,), np.float32)  # 2 blocks of 33 columns, one of them short
-    partial = garbage(cuda_kernels.bias_grad_partial_shape(64, 65), np.float32)
+    partial = garbage(cuda_row_kernels.bias_grad_partial_shape(64, 65), np.float32)
     with pytest.raises(DivergenceError, match="bias_grad: not all threads"):
         make_kernels(monkeypatch, 5).bias_grad(*device(gy, partial, gb))
 
@@ -65,7 +65,7 @@ def test_sums_are_the_same_bits_in_every_order(monkeypatch):
     gy = np.random.default_rng(0).normal(size=(999, 24)).astype(np.float32)
     results = []
     for order in (0, 1, 2, 3):
-        gb, partial = garbage((24,), "f"), garbage(cuda_kernels.bias_grad_partial_shape(999, 24), "f")
+        gb, partial = garbage((24,), "f"), garbage(cuda_row_kernels.bias_grad_partial_shape(999, 24), "f")
         make_kernels(monkeypatch, order).bias_grad(*device(gy, partial, gb))
         loss = garbage((1,), np.float32)
         make_kernels(monkeypatch, order).sum_losses(*device(gy[:, 0].copy(), loss))

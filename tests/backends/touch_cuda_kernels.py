@@ -12,7 +12,8 @@ from tests.cuda_cpu.device import DeviceArray, cupy_in_order
 
 sys.modules["cupy"] = cupy_in_order(5)
 
-from owt_mpi.backends.cuda_kernels import CudaKernels, bias_grad_partial_shape  # noqa: E402
+from owt_mpi.backends.cuda_kernels import CudaKernels  # noqa: E402
+from owt_mpi.backends.cuda_row_kernels import bias_grad_partial_shape  # noqa: E402
 
 POOL = ((3, 2), (2, 1), (1, 0))  # kernel, stride, pad
 IMAGES, POOLED = (2, 9, 7, 16), (2, 5, 6, 16)
