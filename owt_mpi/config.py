@@ -122,6 +122,13 @@ class ParallelOptions:
     then in each node again; sharded: the same for as many shards as a node has ranks, each by a rank of its own."""
     backend: Literal["auto", "cuda", "onednn", "reference"] = "auto"
     """What computes: CuPy and cuDNN, oneDNN, or plain NumPy; auto takes the first that works."""
+    cudnn_autotune: bool = False
+    """Run all of cuDNN's plans for a convolution when it is first met, and take the fastest."""
+    deterministic: bool = False
+    """Take no algorithm of cuDNN whose sums may come in another order in another run. All else repeats in any case:
+    products, kernels and the CPU's backends have none such."""
+    workspace_mib: float = 0.0
+    """The most memory that one of cuDNN's convolutions may work in; 0: a sixteenth of the GPU's."""
     dtype: Literal["float32", "float64"] = "float32"
     """Type of weights and activations; float64 runs on the reference backend."""
     threads: int = 0
@@ -211,6 +218,7 @@ class Config:
         if any(not 0 < milestone < 1 for milestone in optimizer.lr_milestones):
             raise ValueError(f"--lr-milestones are {optimizer.lr_milestones}, but are fractions between 0 and 1")
         _check_pieces(self.parallel.bucket_mib, self.parallel.staging_chunk_mib)
+        _check_cudnn(self.parallel)
         _check_stall_limits(self.parallel.stall_seconds, self.parallel.stall_abort_seconds)
         if bool(self.batch.images_per_rank) == bool(self.batch.global_batch):
             raise ValueError(
@@ -246,6 +254,17 @@ def _check_pieces(bucket_mib: float, chunk_mib: float) -> None:
             f"--staging-chunk-mib is {chunk_mib}, but must be between 2^-10 and {_MOST_CHUNK_MIB}, as eight chunks' "
             "memory is pinned"
         )
+
+
+def _check_cudnn(options: ParallelOptions) -> None:
+    """Raise ValueError for options of cuDNN that are wrong whatever the GPU."""
+    if options.cudnn_autotune and options.deterministic:
+        raise ValueError(
+            "--cudnn-autotune and --deterministic exclude one another: the fastest plan may be another one in the next "
+            "run, and give other bits; leave one of the two out"
+        )
+    if not (isfinite(options.workspace_mib) and options.workspace_mib >= 0):
+        raise ValueError(f"--workspace-mib is {options.workspace_mib}, but must be a finite number, 0 or more")
 
 
 def _check_stall_limits(stall: float, abort: float) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from owt_mpi import __version__
 from owt_mpi.accounts import Accounts, write_wire
+from owt_mpi.backends.cudnn import CudnnOptions
 from owt_mpi.backends.select import select_backend
 from owt_mpi.backends.threads import default_num_threads
 from owt_mpi.checkpoint import save_weights
@@ -64,7 +65,7 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
     with _agreed(world, USAGE_ERROR):
         dtype = np.dtype(config.parallel.dtype)
         gpu_number = 0 if config.parallel.virtual_ranks else local_rank(world)  # virtual ranks share one
-        backend, reason = select_backend(config.parallel.backend, dtype, gpu_number)
+        backend, reason = select_backend(config.parallel.backend, dtype, gpu_number, _cudnn_options(config))
         num_threads = config.parallel.threads or default_num_threads(ranks_sharing_cores)
         backend.set_num_threads(num_threads)
         per_rank = config.batch.images_per_rank or images_per_rank(config.batch.global_batch, world.size)
@@ -189,6 +190,12 @@ def _epochs(
         if step == num_steps:
             break
     return score
+
+
+def _cudnn_options(config: Config) -> CudnnOptions:
+    options = config.parallel
+    workspace_bytes = int(options.workspace_mib * 2**20) if options.workspace_mib else None
+    return CudnnOptions(options.cudnn_autotune, options.deterministic, workspace_bytes)
 
 
 def validate(trainer: Trainer, loader: Loader) -> Score:

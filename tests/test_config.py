@@ -69,6 +69,11 @@ def test_a_file_that_is_not_understood_is_named(tmp_path, text, message):
         (GOOD + "[optimizer]\nlr = inf", "--lr is inf, but must be a finite number"),
         (GOOD + "[optimizer]\nmomentum = 1.0", "--momentum is 1.0, but must be below 1"),
         (GOOD + "[optimizer]\nlr_milestones = [0.5, 1.5]", "are fractions between 0 and 1"),
+        (GOOD + "[parallel]\nworkspace_mib = -1", "--workspace-mib is -1.0, but must be a finite number, 0 or more"),
+        (
+            GOOD + "[parallel]\ncudnn_autotune = true\ndeterministic = true",
+            "--cudnn-autotune and --deterministic exclude one another: .* leave one of the two out",
+        ),
         (GOOD + "[parallel]\nbucket_mib = 0", "--bucket-mib is 0.0, but must be a finite number above 0"),
         (GOOD + "[parallel]\nstall_seconds = -1", "--stall-seconds is -1.0, but must be a finite number, 0 or more"),
         (

@@ -13,8 +13,11 @@ from owt_mpi.backends.checks import (
 )
 from owt_mpi.backends.cuda_kernels import winner_dtype
 from owt_mpi.backends.cuda_rows import CudaRows
-from owt_mpi.backends.cudnn import Cudnn, find_cudnn
+from owt_mpi.backends.cudnn import Cudnn, CudnnOptions, find_cudnn
+from owt_mpi.backends.cudnn_graphs import check_precision
 from owt_mpi.backends.gemm_conv import GemmConv
+
+_CUDNN_DEFAULTS = CudnnOptions()
 
 
 class CudaBackend(CudaRows):
@@ -22,13 +25,27 @@ class CudaBackend(CudaRows):
 
     name = "cuda"
 
-    def __init__(self, local_rank: int = 0) -> None:
-        """Take the GPU for the rank numbered `local_rank` on its node. NoGpuError if there is none."""
+    def __init__(self, local_rank: int = 0, cudnn: CudnnOptions | None = _CUDNN_DEFAULTS) -> None:
+        """Take the GPU for the rank numbered `local_rank` on its node. NoGpuError if there is none.
+
+        With `cudnn` None convolutions are im2col and cuBLAS even where cuDNN is installed. ValueError for options that
+        exclude one another, and for a GPU that is too old.
+        """
         super().__init__(local_rank)
-        facts, without_cudnn = self._device.facts(), find_cudnn()
+        facts = self._device.facts()
+        self.device_name = facts.name
+        check_precision("fp32", int(facts.compute_capability.replace(".", "")))
+        without_cudnn = "asked" if cudnn is None else find_cudnn()
         self._conv: Cudnn | GemmConv
-        if without_cudnn is None:
-            self._conv = Cudnn(self.xp, self.xp.cuda.alloc, self._add_bias_and_relu)
+        if cudnn is not None and without_cudnn is None:
+            self._conv = Cudnn(
+                self.xp,
+                self.xp.cuda.alloc,
+                self._add_bias_and_relu,
+                autotune=cudnn.autotune,
+                deterministic=cudnn.deterministic,
+                workspace_bytes=cudnn.workspace_bytes,
+            )
             convolutions = f"convolutions by {self._conv.description}"
         else:
             self._conv = GemmConv(self.xp, self._kernels, self._add_bias_and_relu)

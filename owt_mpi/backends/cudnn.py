@@ -3,6 +3,7 @@
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -65,6 +66,15 @@ def default_workspace_bytes(device_memory_bytes: int) -> int:
     That is 5 GB of 80: convolutions in tf32 on an A100 want as much as their input and output together.
     """
     return device_memory_bytes // 16
+
+
+@dataclass(frozen=True)
+class CudnnOptions:
+    """How plans are chosen; see Cudnn. `workspace_bytes` None: default_workspace_bytes of the device."""
+
+    autotune: bool = False
+    deterministic: bool = False
+    workspace_bytes: int | None = None
 
 
 class Cudnn:

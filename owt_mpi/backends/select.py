@@ -8,6 +8,7 @@ import numpy as np
 from owt_mpi.backends.base import Backend
 from owt_mpi.backends.cuda import CudaBackend
 from owt_mpi.backends.cuda_device import NoGpuError
+from owt_mpi.backends.cudnn import CudnnOptions
 from owt_mpi.backends.memory import keep_freed_memory
 from owt_mpi.backends.onednn import OneDnnBackend
 from owt_mpi.backends.onednn_api import LIBRARY_VARIABLE
@@ -15,20 +16,30 @@ from owt_mpi.backends.reference import ReferenceBackend
 
 CHOICES = ("auto", "cuda", "onednn", "reference")
 
+_CUDNN_DEFAULTS = CudnnOptions()
 _AVAILABLE = "choose auto, cuda, onednn or reference"
 _GET_ONEDNN = (
     f"install it with pip install 'owt_mpi[cpu]' (x86-64 Linux), or let {LIBRARY_VARIABLE} name a libdnnl.so.3"
 )
 
 
-def select_backend(choice: str, dtype: Any, local_rank: int = 0) -> tuple[Backend, str]:
+def select_backend(
+    choice: str, dtype: Any, local_rank: int = 0, cudnn: CudnnOptions = _CUDNN_DEFAULTS
+) -> tuple[Backend, str]:
     """Return the backend for `choice` (one of CHOICES) and one line that says what was chosen and why.
 
     auto is CUDA where there is a GPU and `dtype` is float32, else oneDNN where that is installed, else the reference.
     Of several GPUs the rank numbered `local_rank` on its node gets its own. ValueError if what was asked for cannot be
-    had, or if there are GPUs but too few; a library that the user names in OWT_MPI_LIBDNNL counts as asked for. From
-    now on the process keeps freed memory: what computes on the host, or is staged there, is made in it.
+    had, or if there are GPUs but too few; a library that the user names in OWT_MPI_LIBDNNL counts as asked for.
+    Where options `cudnn` are for nothing, without a GPU, the line says so. From now on the process keeps freed memory:
+    what computes on the host, or is staged there, is made in it.
     """
+    backend, reason = _select(choice, dtype, local_rank, cudnn)
+    idle = backend.name != "cuda" and cudnn != _CUDNN_DEFAULTS
+    return backend, f"{reason}; the options for cuDNN change nothing without a GPU" if idle else reason
+
+
+def _select(choice: str, dtype: Any, local_rank: int, cudnn: CudnnOptions) -> tuple[Backend, str]:
     wanted = np.dtype(dtype)
     if choice not in CHOICES:
         raise ValueError(f"backend {choice!r} is unknown; {_AVAILABLE}")
@@ -46,7 +57,7 @@ def select_backend(choice: str, dtype: Any, local_rank: int = 0) -> tuple[Backen
     why = "as asked"
     if choice != "onednn":
         try:
-            gpu = CudaBackend(local_rank)
+            gpu = CudaBackend(local_rank, cudnn)
             return gpu, f"cuda ({why if choice == 'cuda' else 'auto: there is a GPU'}; {gpu.description})"
         except NoGpuError as error:
             if choice == "cuda":

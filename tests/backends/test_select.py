@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from numpy.random import mtrand
 
+from owt_mpi.backends import cuda
+from owt_mpi.backends.cuda import CudaBackend
+from owt_mpi.backends.cudnn import CudnnOptions
 from owt_mpi.backends.onednn_api import LIBRARY_VARIABLE, find_library
 from owt_mpi.backends.select import select_backend
 from tests.cuda_backend import cuda_backend
@@ -47,6 +50,32 @@ def test_a_gpu_goes_first_and_is_described():
         assert select_backend("auto", np.float64)[0].name == "reference"
         with pytest.raises(ValueError, match="none is left for rank 2"):
             select_backend("auto", np.float32, local_rank=2)
+
+
+def test_options_for_cudnn_reach_it_and_are_said_to_be_idle_without_a_gpu(monkeypatch):
+    options, given = CudnnOptions(deterministic=True, workspace_bytes=3 << 20), []
+
+    class Recorder:
+        description = "cuDNN, deterministic"
+
+        def __init__(self, *needed, **options):
+            given.append(options)
+
+    with cuda_backend() as backend:
+        monkeypatch.setattr(backend.xp.cuda, "alloc", None, raising=False)
+        monkeypatch.setattr(cuda, "find_cudnn", lambda: None)
+        monkeypatch.setattr(cuda, "Cudnn", Recorder)
+        reason = select_backend("cuda", np.float32, cudnn=options)[1]
+    assert given[-1] == {"autotune": False, "deterministic": True, "workspace_bytes": 3 << 20}
+    assert reason.endswith("convolutions by cuDNN, deterministic)")
+    reason = select_backend("reference", np.float32, cudnn=options)[1]
+    assert reason.endswith("; the options for cuDNN change nothing without a GPU")
+
+
+def test_convolutions_without_cudnn_can_be_asked_for(monkeypatch):
+    with cuda_backend():
+        monkeypatch.setattr(cuda, "find_cudnn", lambda: None)
+        assert CudaBackend(cudnn=None).description.endswith("convolutions by im2col and cuBLAS, as asked")
 
 
 def test_auto_goes_on_without_a_gpu(onednn):
