@@ -53,7 +53,7 @@ class GradSync(ABC, Generic[T]):
         self._members: list[list[Parameter]] = []
         self._missing: list[int] = []
         self._pending: list[tuple[int, Pending[T]]] = []  # (bucket, its exchange) in the order they were started
-        for group in _group(self._parameters, bucket_bytes):
+        for group in group_parameters(self._parameters, bucket_bytes):
             flat = backend.xp.zeros(-(-sum(prod(p.shape) for p in group) // multiple) * multiple, group[0].dtype)
             for parameter, start in zip(group, starts_of(group), strict=True):
                 parameter.grad_buffer = flat[start : start + prod(parameter.shape)].reshape(parameter.shape)
@@ -147,7 +147,7 @@ def starts_of(parameters: list[Parameter]) -> list[int]:
     return [0, *ends[:-1]]
 
 
-def _group(parameters: list[Parameter], bucket_bytes: int) -> list[list[Parameter]]:
+def group_parameters(parameters: list[Parameter], bucket_bytes: int) -> list[list[Parameter]]:
     """Return the parameters from last to first, in groups of one dtype and at most `bucket_bytes`."""
     groups: list[list[Parameter]] = []
     filled = 0
