@@ -217,8 +217,9 @@ class Config:
             raise ValueError(f"--momentum is {optimizer.momentum}, but must be below 1, or updates grow without end")
         if any(not 0 < milestone < 1 for milestone in optimizer.lr_milestones):
             raise ValueError(f"--lr-milestones are {optimizer.lr_milestones}, but are fractions between 0 and 1")
-        _check_pieces(self.parallel.bucket_mib, self.parallel.staging_chunk_mib)
-        _check_cudnn(self.parallel)
+        parallel = self.parallel
+        _check_pieces(parallel.bucket_mib, parallel.staging_chunk_mib)
+        check_cudnn(parallel.cudnn_autotune, parallel.deterministic, parallel.workspace_mib)
         _check_stall_limits(self.parallel.stall_seconds, self.parallel.stall_abort_seconds)
         if bool(self.batch.images_per_rank) == bool(self.batch.global_batch):
             raise ValueError(
@@ -256,15 +257,15 @@ def _check_pieces(bucket_mib: float, chunk_mib: float) -> None:
         )
 
 
-def _check_cudnn(options: ParallelOptions) -> None:
+def check_cudnn(autotune: bool, deterministic: bool, workspace_mib: float) -> None:
     """Raise ValueError for options of cuDNN that are wrong whatever the GPU."""
-    if options.cudnn_autotune and options.deterministic:
+    if autotune and deterministic:
         raise ValueError(
             "--cudnn-autotune and --deterministic exclude one another: the fastest plan may be another one in the next "
             "run, and give other bits; leave one of the two out"
         )
-    if not (isfinite(options.workspace_mib) and options.workspace_mib >= 0):
-        raise ValueError(f"--workspace-mib is {options.workspace_mib}, but must be a finite number, 0 or more")
+    if not (isfinite(workspace_mib) and workspace_mib >= 0):
+        raise ValueError(f"--workspace-mib is {workspace_mib}, but must be a finite number, 0 or more")
 
 
 def _check_stall_limits(stall: float, abort: float) -> None:

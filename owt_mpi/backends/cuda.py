@@ -36,6 +36,7 @@ class CudaBackend(CudaRows):
         self.device_name = facts.name
         check_precision("fp32", int(facts.compute_capability.replace(".", "")))
         without_cudnn = "asked" if cudnn is None else find_cudnn()
+        self.has_cudnn = without_cudnn is None
         self._conv: Cudnn | GemmConv
         if cudnn is not None and without_cudnn is None:
             self._conv = Cudnn(

@@ -258,6 +258,11 @@ def world() -> MpiCommunicator:
     return communicator
 
 
+def library() -> str:
+    """Return what the MPI library calls itself."""
+    return str(MPI.Get_library_version()).splitlines()[0].strip("\0 ")
+
+
 def initialise() -> _Process:
     """Initialise MPI on the first call and return its state."""
     global _process  # noqa: PLW0603 - a process has one MPI

@@ -26,6 +26,7 @@ RUNTIME = {
         "uuid": bytes([device + 1]),
     },
     "runtimeGetVersion": lambda: 12090,
+    "driverGetVersion": lambda: 13000,
     "CUDARuntimeError": engine.CUDARuntimeError,
 }
 CUDA = {

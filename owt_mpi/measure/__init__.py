@@ -1,0 +1,1 @@
+"""What `python -m owt_mpi.bench` measures, and how it is told."""

@@ -1,0 +1,150 @@
+"""Every operation of a backend against the reference backend in float64, on a few shapes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+
+import numpy as np
+
+from owt_mpi.backends.base import Array, Backend, DropoutMask, Shape
+from owt_mpi.backends.reference import ReferenceBackend
+
+TOLERANCE = 1e-5  # of the largest expected value; Winograd's convolutions round more than plain sums do
+
+_Compute = Callable[..., Sequence[Array]]
+_ROWS = 6
+_CLASSES = 11
+_LABELS = np.array([3, 0, 10, -1, 7, 12])
+_ONE, _TWO = (1, 1), (2, 2)
+_MASK = DropoutMask(rate=0.4, key=1234567, rows=np.arange(_ROWS) + 5, first_column=9, num_columns=64, scale=1 / 0.6)
+_LRN = (5, 0.3, 0.75, 2.0)
+
+
+@dataclass(frozen=True)
+class ConformanceRow:
+    """The largest difference of an operation's results from the expected ones, relative to the largest of these."""
+
+    operation: str
+    shapes: str
+    error: float
+    tolerance: float
+
+    @property
+    def passes(self) -> bool:
+        """Whether the error is within the tolerance; a NaN is not."""
+        return self.error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class _Case:
+    operation: str
+    shapes: tuple[Shape, ...]
+    compute: _Compute
+
+
+def compare(backend: Backend) -> list[ConformanceRow]:
+    """Return a row for each case: one operation, or some that go together."""
+    reference, rows = ReferenceBackend(), []
+    for case in _CASES:
+        rng = np.random.default_rng(prod(case.shapes[0]))
+        arrays = [rng.standard_normal(shape, dtype=np.float32) for shape in case.shapes]
+        # both may update in place what they are given
+        expected = case.compute(reference, *(array.astype(np.float64) for array in arrays))
+        given = [backend.from_host(np.array(array)) for array in arrays]
+        found = [backend.to_host(array) for array in case.compute(backend, *given)]
+        error = max(_error(a, np.asarray(b)) for a, b in zip(found, expected, strict=True))
+        shapes = ", ".join("x".join(map(str, shape)) for shape in case.shapes)
+        rows.append(ConformanceRow(case.operation, shapes, error, TOLERANCE))
+    return rows
+
+
+def _error(found: np.ndarray, expected: np.ndarray) -> float:
+    if found.shape != expected.shape:
+        return float("inf")
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def _conv2d(relu: bool, stride: int, pad: int, b: Backend, x: Array, w: Array, bias: Array) -> Sequence[Array]:
+    return [b.conv2d(x, w, bias, (stride, stride), (pad, pad), relu)]
+
+
+def _conv2d_grads(stride: int, pad: int, b: Backend, gy: Array, x: Array, w: Array) -> Sequence[Array]:
+    where = ((stride, stride), (pad, pad))
+    gw, gb = b.conv2d_grad_w(gy, x, *where, w.shape, True)
+    assert gb is not None
+    return [b.conv2d_grad_x(gy, w, *where, x.shape), gw, gb]
+
+
+def _max_pool2d(b: Backend, x: Array, gy: Array) -> Sequence[Array]:
+    y, workspace = b.max_pool2d(x, (3, 3), _TWO, _ONE)
+    return [y, b.max_pool2d_grad(gy, workspace, (3, 3), _TWO, _ONE, x.shape)]
+
+
+def _avg_pool2d(b: Backend, x: Array, gy: Array) -> Sequence[Array]:
+    return [b.avg_pool2d(x, (3, 3), _TWO, _ONE), b.avg_pool2d_grad(gy, (3, 3), _TWO, _ONE, x.shape)]
+
+
+def _lrn(b: Backend, x: Array, gy: Array) -> Sequence[Array]:
+    y, workspace = b.lrn(x, *_LRN)
+    return [y, b.lrn_grad(gy, x, workspace, *_LRN)]
+
+
+def _linear(b: Backend, x: Array, w: Array, bias: Array, gy: Array) -> Sequence[Array]:
+    return [b.linear(x, w, bias), b.linear(x, w, bias, True), b.linear_grad_x(gy, w), b.linear_grad_w(gy, x)]
+
+
+def _bias(b: Backend, x: Array, bias: Array) -> Sequence[Array]:
+    return [b.add_bias(x, bias), b.add_bias(x, bias, True), b.bias_grad(x)]
+
+
+def _relu(b: Backend, x: Array, gy: Array) -> Sequence[Array]:
+    y = b.relu(x)
+    return [y, b.relu_grad(gy, y)]
+
+
+def _dropout(b: Backend, x: Array, gy: Array) -> Sequence[Array]:
+    y, workspace = b.dropout(x, _MASK)
+    return [y, b.dropout_grad(gy, _MASK, workspace)]
+
+
+def _logistic(b: Backend, z: Array) -> Sequence[Array]:
+    return b.logistic_loss(z, _LABELS, 2)
+
+
+def _softmax(b: Backend, z: Array) -> Sequence[Array]:
+    row_max = b.softmax_max(z)
+    row_sum = b.softmax_sum(z, row_max)
+    return [row_max, row_sum, *b.softmax_loss(z, row_max, row_sum, _LABELS, 2)]
+
+
+def _momentum_sgd(b: Backend, w: Array, v: Array, g: Array) -> Sequence[Array]:
+    b.momentum_sgd(w, v, g, 0.1, 0.9, 0.01)
+    return [w, v]
+
+
+def _conv_cases(x: Shape, w: Shape, stride: int, pad: int) -> list[_Case]:
+    height, width = ((x[1 + i] + 2 * pad - w[1 + i]) // stride + 1 for i in (0, 1))
+    y, bias = (x[0], height, width, w[0]), (w[0],)
+    return [
+        _Case("conv2d", (x, w, bias), partial(_conv2d, False, stride, pad)),
+        _Case("conv2d, ReLU", (x, w, bias), partial(_conv2d, True, stride, pad)),
+        _Case("conv2d_grad_x, conv2d_grad_w", (y, x, w), partial(_conv2d_grads, stride, pad)),
+    ]
+
+
+_CASES = [
+    *_conv_cases((2, 31, 27, 3), (16, 11, 11, 3), 4, 2),
+    *_conv_cases((2, 13, 11, 32), (48, 3, 3, 32), 1, 1),
+    *_conv_cases((3, 11, 8, 5), (6, 2, 4, 5), 2, 1),
+    _Case("max_pool2d, max_pool2d_grad", ((3, 9, 7, 19), (3, 5, 4, 19)), _max_pool2d),
+    _Case("avg_pool2d, avg_pool2d_grad", ((3, 9, 7, 16), (3, 5, 4, 16)), _avg_pool2d),
+    _Case("lrn, lrn_grad", ((2, 5, 3, 21), (2, 5, 3, 21)), _lrn),
+    _Case("linear, linear_grad_x, linear_grad_w", ((_ROWS, 37), (19, 37), (19,), (_ROWS, 19)), _linear),
+    _Case("add_bias, bias_grad", ((65, 33), (33,)), _bias),
+    _Case("relu, relu_grad", ((3, 5, 7), (3, 5, 7)), _relu),
+    _Case("dropout, dropout_grad", ((_ROWS, 23), (_ROWS, 23)), _dropout),
+    _Case("logistic_loss", ((_ROWS, _CLASSES),), _logistic),
+    _Case("softmax_max, softmax_sum, softmax_loss", ((_ROWS, _CLASSES),), _softmax),
+    _Case("momentum_sgd", ((7, 11), (7, 11), (7, 11)), _momentum_sgd),
+]

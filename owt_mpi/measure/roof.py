@@ -1,0 +1,31 @@
+"""The roof over a kernel: the least time of its arithmetic and bytes on the GPU at hand, where that is described."""
+
+from collections.abc import Iterable, Sequence
+
+from owt_mpi.planner.devices import DEVICES, Device
+from owt_mpi.planner.kernel import Kernel
+
+# what the driver calls the GPUs that planner.devices describes; their PCIe cards have other rates
+_DRIVER_NAMES = {"v100": "V100-SXM2-32GB", "a100": "A100-SXM4-80GB", "h100": "H100 80GB HBM3"}
+
+
+def find_roof(device_name: str) -> Device | None:
+    """Return the rates of the GPU that the driver calls `device_name`, None where they are not described."""
+    return next((DEVICES[key] for key, name in _DRIVER_NAMES.items() if name in device_name), None)
+
+
+def as_one(kernels: Sequence[Kernel]) -> Kernel:
+    """Return kernels of which none reads what another writes as one, which reads once what several read."""
+    return Kernel(
+        layer=kernels[0].layer,
+        work=" + ".join(kernel.work for kernel in kernels),
+        reads=tuple(dict.fromkeys(operand for kernel in kernels for operand in kernel.reads)),
+        writes=tuple(operand for kernel in kernels for operand in kernel.writes),
+        product_flop=sum(kernel.product_flop for kernel in kernels),
+        other_flop=sum(kernel.other_flop for kernel in kernels),
+    )
+
+
+def roof_seconds(roof: Device | None, kernels: Iterable[Kernel]) -> float | None:
+    """Return the least time of the kernels in float32, one after the other, None without a roof."""
+    return None if roof is None else sum(roof.seconds(kernel, "fp32") * kernel.runs for kernel in kernels)

@@ -1,0 +1,218 @@
+"""A training step of one rank: as a whole, and by the operations of the backend with what each at least costs."""
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Protocol
+
+import numpy as np
+
+from owt_mpi.backends.base import Backend
+from owt_mpi.comm.base import Communicator
+from owt_mpi.config import Config
+from owt_mpi.data.loader import Batch
+from owt_mpi.measure.roof import as_one, roof_seconds
+from owt_mpi.measure.timed_backend import TimedBackend, TimedCall
+from owt_mpi.nn.model import Builder, InputSpec, Model
+from owt_mpi.parallel.layout import Plan, make_layout
+from owt_mpi.planner.costs import step_kernels
+from owt_mpi.planner.devices import Device
+from owt_mpi.planner.exchange import layout_of
+from owt_mpi.planner.fusing import fused
+from owt_mpi.planner.kernel import Kernel, step_bytes, step_flop
+from owt_mpi.trainer import Trainer
+
+WARM_UP_STEPS = 2
+
+_OPERATIONS = {
+    "conv": "conv2d",
+    "bias grad + conv grad_w": "conv2d_grad_w",
+    "conv grad_w": "conv2d_grad_w",
+    "conv grad_x": "conv2d_grad_x",
+    "linear": "linear",
+    "linear grad_w": "linear_grad_w",
+    "linear grad_x": "linear_grad_x",
+    "bias": "add_bias",
+    "bias grad": "bias_grad",
+    "ReLU": "relu",
+    "ReLU grad": "relu_grad",
+    "max pool": "max_pool2d",
+    "max pool grad": "max_pool2d_grad",
+    "average pool": "avg_pool2d",
+    "average pool grad": "avg_pool2d_grad",
+    "LRN": "lrn",
+    "LRN grad": "lrn_grad",
+    "dropout": "dropout",
+    "dropout grad": "dropout_grad",
+    "logistic loss": "logistic_loss",
+    "softmax loss": "softmax_loss",
+    "momentum SGD": "momentum_sgd",
+}
+_SUMMED = ("softmax_loss", "momentum_sgd")  # of several calls, or of one a parameter, where the planner counts one
+_PARTS_OF = {"softmax_max": "softmax_loss", "softmax_sum": "softmax_loss"}
+
+
+@dataclass(frozen=True)
+class PartRow:
+    """The calls of one operation in a step, in one layer where its calls can be told apart by layer.
+
+    FLOP and bytes are None for what the planner does not count.
+    """
+
+    operation: str
+    layer: str
+    calls: int
+    seconds: float
+    flop: int | None
+    least_bytes: int | None
+    roof_seconds: float | None
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """Whole steps, not timed inside: median, fastest, slowest; with what the planner counts for a step of ours."""
+
+    what: str
+    images: int
+    seconds: float
+    fastest: float
+    slowest: float
+    flop: int | None
+    least_bytes: int | None
+    roof_seconds: float | None
+
+
+class Contestant(Protocol):
+    """Something else that trains: tells what it is, and the seconds of a step."""
+
+    what: str
+
+    def step(self) -> float:
+        """Make a step and return its seconds."""
+        ...
+
+
+def make_trainer(
+    builder: Builder, spec: InputSpec, images: int, plan: Plan, comm: Communicator, backend: Backend
+) -> Trainer:
+    """Return a trainer of a new model. ValueError if the plan does not fit the model."""
+    model = builder(spec)
+    plan.check(model, images)
+    return Trainer(Config(), model, make_layout(comm, plan), backend, images * comm.size)
+
+
+def random_batch(spec: InputSpec, images: int, rank: int) -> Batch:
+    """Return a rank's part of a batch: random images, random labels."""
+    rng = np.random.default_rng(rank)
+    shape = (images, spec.crop, spec.crop, spec.channels)
+    rows = rank * images + np.arange(images)
+    labels = rng.integers(0, spec.num_classes, images)
+    return Batch(rng.standard_normal(shape, dtype=np.float32), labels, rows, rows, None)
+
+
+def measure_step(
+    trainer: Trainer, batch: Batch, roof: Device | None, repeats: int, others: Sequence[Contestant] = ()
+) -> list[StepRow]:
+    """Return the row of our step, and one of each other's; all take steps in turns, after two that are not counted."""
+    ours, theirs = list[float](), [list[float]() for _ in others]
+    for step in range(WARM_UP_STEPS + repeats):
+        ours.append(step_seconds(trainer, batch, step))
+        for seconds, other in zip(theirs, others, strict=True):
+            seconds.append(other.step())
+    kernels = planned_kernels(trainer.model, len(batch.rows))
+    costs = (step_flop(kernels), step_bytes(kernels), roof_seconds(roof, kernels))
+    rows = [_step_row("owt_mpi", len(batch.rows), ours, costs)]
+    none = (None, None, None)
+    return rows + [_step_row(o.what, len(batch.rows), s, none) for o, s in zip(others, theirs, strict=True)]
+
+
+def step_seconds(trainer: Trainer, batch: Batch, step: int) -> float:
+    """Make a step and return its seconds, those of the device's last work included."""
+    trainer.backend.synchronize()
+    begin = time.perf_counter()
+    trainer.train_step(batch, step)
+    trainer.backend.synchronize()
+    return time.perf_counter() - begin
+
+
+def measure_parts(
+    builder: Builder, spec: InputSpec, comm: Communicator, backend: Backend, batch: Batch, roof: Device | None,
+    repeats: int,
+) -> list[PartRow]:  # fmt: skip
+    """Return a step by its operations, each waited for, in steps apart from those of `measure_step`.
+
+    Times are medians over steps. The last row, "the rest", is what a step spends outside of the operations.
+    """
+    timed = TimedBackend(backend)
+    trainer = make_trainer(builder, spec, len(batch.rows), Plan(1), comm, timed)
+    steps: list[list[TimedCall]] = []
+    rests: list[float] = []
+    for step in range(WARM_UP_STEPS + repeats):
+        timed.calls.clear()
+        whole = step_seconds(trainer, batch, step)
+        steps.append(list(timed.calls))
+        rests.append(whole - sum(call.seconds for call in timed.calls))
+    steps, rests = steps[WARM_UP_STEPS:], rests[WARM_UP_STEPS:]
+    rows = part_rows(steps, planned_kernels(trainer.model, len(batch.rows)), roof)
+    return [*rows, PartRow("the rest", "", 0, median(rests), None, None, None)]
+
+
+def planned_kernels(model: Model, images: int) -> list[Kernel]:
+    """Return the kernels of a step of one rank as a backend's operations run them.
+
+    Bias and ReLU are in the product, a convolution's gradient of b in the call for that of w. Images come normalised.
+    """
+    kernels = fused(step_kernels(model, layout_of(Plan(1)), images, "fp32"), "bias + ReLU")
+    merged: list[Kernel] = []
+    for kernel in kernels:
+        is_pair = bool(merged) and (merged[-1].work, kernel.work) == ("bias grad", "conv grad_w")
+        merged.append(as_one([merged.pop(), kernel]) if is_pair else kernel)
+    return [kernel for kernel in merged if kernel.layer != "input"]
+
+
+def part_rows(steps: Sequence[Sequence[TimedCall]], kernels: Sequence[Kernel], roof: Device | None) -> list[PartRow]:
+    """Return the rows of steps that made the same calls; the k-th call of an operation is its k-th in `kernels`."""
+    times = [_by_operation(calls) for calls in steps]
+    planned = _planned_by_operation(kernels)
+    rows = []
+    for operation in times[0]:
+        calls, work = [each[operation] for each in times], planned.get(operation, [])
+        seconds = [median(column) for column in zip(*calls, strict=True)]
+        if len(work) == len(seconds) and operation not in _SUMMED:
+            rows += [_part(operation, w.layer, 1, s, [w], roof) for w, s in zip(work, seconds, strict=True)]
+        else:
+            rows.append(_part(operation, "", len(seconds), sum(seconds), work * (operation in _SUMMED), roof))
+    return rows
+
+
+def _part(
+    operation: str, layer: str, calls: int, seconds: float, work: Sequence[Kernel], roof: Device | None
+) -> PartRow:
+    if not work:
+        return PartRow(operation, layer, calls, seconds, None, None, None)
+    return PartRow(operation, layer, calls, seconds, step_flop(work), step_bytes(work), roof_seconds(roof, work))
+
+
+def _by_operation(calls: Sequence[TimedCall]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = defaultdict(list)
+    for call in calls:
+        found[_PARTS_OF.get(call.operation, call.operation)].append(call.seconds)
+    return dict(found)
+
+
+def _planned_by_operation(kernels: Sequence[Kernel]) -> dict[str, list[Kernel]]:
+    found: dict[str, list[Kernel]] = defaultdict(list)
+    for kernel in kernels:
+        operation = _OPERATIONS.get(kernel.work) or _OPERATIONS.get(kernel.work.split(" + ")[0])
+        if operation is not None:
+            found[operation].append(kernel)
+    return dict(found)
+
+
+def _step_row(
+    what: str, images: int, seconds: list[float], costs: tuple[int | None, int | None, float | None]
+) -> StepRow:
+    counted = seconds[WARM_UP_STEPS:]
+    return StepRow(what, images, median(counted), min(counted), max(counted), *costs)

@@ -1,0 +1,109 @@
+"""A step by its operations: each call is given the work that the planner counts for it, and nothing is lost."""
+
+from math import prod
+
+import pytest
+
+from owt_mpi.backends.reference import ReferenceBackend
+from owt_mpi.comm.serial import SerialCommunicator
+from owt_mpi.measure.roof import find_roof
+from owt_mpi.measure.step import measure_parts, part_rows, planned_kernels, random_batch
+from owt_mpi.measure.timed_backend import TimedBackend, TimedCall
+from owt_mpi.nn.model import InputSpec
+from owt_mpi.planner.devices import DEVICES
+from owt_mpi.planner.kernel import Kernel, Operand, step_bytes, step_flop
+from tests.tiny import SPEC, tiny_model
+
+IMAGES = 4
+
+
+@pytest.fixture(params=["logistic", "softmax"])
+def model(request):
+    return tiny_model(request.param)
+
+
+@pytest.fixture
+def parts(model):
+    batch = random_batch(SPEC, IMAGES, 0)
+    comm, backend = SerialCommunicator(), ReferenceBackend()
+    return measure_parts(lambda spec: model, SPEC, comm, backend, batch, DEVICES["a100"], repeats=1)
+
+
+def test_the_operations_of_a_step_do_all_that_the_planner_counts(model, parts):
+    kernels = planned_kernels(model, IMAGES)
+    assert sum(part.flop or 0 for part in parts) == step_flop(kernels)
+    assert sum(part.least_bytes or 0 for part in parts) == step_bytes(kernels)
+    assert sum(part.roof_seconds or 0 for part in parts) == pytest.approx(DEVICES["a100"].step_seconds(kernels, "fp32"))
+    uncounted = {part.operation for part in parts if part.flop is None}
+    assert uncounted == {"from_host", "to_host", "the rest"}
+
+
+def test_calls_are_told_apart_by_layer(model, parts):
+    found = {(part.operation, part.layer): part for part in parts}
+    assert len(found) == len(parts)
+    for layer in ("trunk.conv1", "trunk.conv2"):
+        assert found["conv2d", layer].calls == found["conv2d_grad_w", layer].calls == 1
+    assert ("conv2d_grad_x", "trunk.conv1") not in found  # nobody asks for the gradient of the images
+    assert found["momentum_sgd", ""].calls == len(model.parameters())
+    losses = {key: part.calls for key, part in found.items() if "loss" in key[0]}
+    assert losses == ({("softmax_loss", ""): 3} if model.loss == "softmax" else {("logistic_loss", "head"): 1})
+    weights = sum(prod(p.shape) for p in model.parameters())
+    assert found["momentum_sgd", ""].least_bytes == 20 * weights  # w and v read and written, g read
+    outputs = IMAGES * 4 * 4 * 6  # pooled from 9 x 9
+    assert found["conv2d_grad_w", "trunk.conv2"].flop == 2 * outputs * 9 * 4 + outputs  # products, gradient of b
+
+
+def test_times_are_medians_over_steps_of_each_call():
+    kernels = [Kernel(layer, "ReLU", (Operand("x", 8),), (Operand("y", 8),), other_flop=2) for layer in ("a", "b")]
+    steps = [[TimedCall("relu", 1.0 * s), TimedCall("relu", 10.0 * s), TimedCall("odd", 7.0)] for s in (1, 5, 3)]
+    rows = part_rows(steps, kernels, None)
+    assert [(row.operation, row.layer, row.seconds, row.flop) for row in rows] == [
+        ("relu", "a", 3.0, 2),
+        ("relu", "b", 30.0, 2),
+        ("odd", "", 7.0, None),
+    ]
+
+
+def test_calls_that_the_planner_does_not_foresee_are_added_up_without_work():
+    kernel = Kernel("a", "ReLU", (Operand("x", 8),), (Operand("y", 8),), other_flop=2)
+    (row,) = part_rows([[TimedCall("relu", 1.0), TimedCall("relu", 2.0)]], [kernel], None)
+    assert (row.layer, row.calls, row.seconds, row.flop) == ("", 2, 3.0, None)
+
+
+def test_a_call_is_timed_from_an_idle_device_to_an_idle_device():
+    events = []
+
+    class Backend(ReferenceBackend):
+        def synchronize(self):
+            events.append("synchronize")
+
+        def relu(self, x):
+            events.append("relu")
+            return x
+
+    ticks = iter([1.0, 4.0])
+    timed = TimedBackend(Backend(), clock=lambda: events.append("clock") or next(ticks))
+    timed.relu(None)
+    assert events == ["synchronize", "clock", "relu", "synchronize", "clock"]
+    assert timed.calls == [TimedCall("relu", 3.0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("Tesla V100-SXM2-32GB", "v100"),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA A100-PCIE-40GB", None),
+    ],
+)
+def test_a_roof_is_given_to_gpus_that_are_described(name, expected):
+    assert find_roof(name) == (DEVICES[expected] if expected else None)
+
+
+def test_random_batches_differ_by_rank_and_know_their_rows():
+    first, second = (random_batch(InputSpec(5, 2, 7), 3, rank) for rank in (0, 1))
+    assert first.images.shape == (3, 5, 5, 2)
+    assert (first.images != second.images).any()
+    assert second.rows.tolist() == [3, 4, 5]
