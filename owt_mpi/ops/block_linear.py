@@ -45,8 +45,7 @@ class BlockLinearOp(Op):
         y = self.backend.xp.empty((len(self.x), len(self.w)), self.x.dtype)
         for j in range(self.count):
             outputs = self._outputs(j)
-            y[:, outputs] = self._seen(j) @ self.w[outputs].T
-        y += b
+            y[:, outputs] = self.backend.linear(self._seen(j), self.w[outputs], b[outputs])
         return y
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
@@ -55,8 +54,8 @@ class BlockLinearOp(Op):
         gw = xp.empty(self.w.shape, self.w.dtype)
         for j in range(self.count):
             outputs, (inputs, before, after) = self._outputs(j), self._places(j)
-            gw[outputs] = gy[:, outputs].T @ self._seen(j)
-            gseen = gy[:, outputs] @ self.w[outputs]
+            gw[outputs] = self.backend.linear_grad_w(gy[:, outputs], self._seen(j))
+            gseen = self.backend.linear_grad_x(gy[:, outputs], self.w[outputs])
             own = slice(before.stop, before.stop + inputs.stop - inputs.start)
             gcross[:, before] += gseen[:, : own.start]
             gx[:, inputs] = gseen[:, own]
