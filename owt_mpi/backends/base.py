@@ -3,11 +3,14 @@
 Shapes: activations are (n, h, w, c), C-contiguous; convolution weights (c_out, kh, kw, c_in); biases (c_out,).
 Letters: `x` input, `y` output, `w` weight, `b` bias, `gx gy gw gb` their gradients. `Pair` is (vertical, horizontal).
 All arrays of one call have one dtype; results are new arrays of that dtype, C-contiguous and owned by the caller.
+Where that is float16 or bfloat16, an operation adds up in float32 and rounds its results once; losses are computed from
+float32 (or float64) logits.
 Inputs may be views of any strides and are left as they are, but for momentum_sgd, which updates in place. Operations
 raise TypeError for a dtype that is not in `dtypes` or differs between arrays, and ValueError for shapes, strides and
 pads that do not fit one another. Several threads may use one backend at once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -174,8 +177,26 @@ class Backend(Protocol):
         """
         ...
 
-    def momentum_sgd(self, w: Array, v: Array, g: Array, lr: float, momentum: float, weight_decay: float) -> None:
-        """Update in place: v := momentum * v - lr * (g + weight_decay * w);  w := w + v. All C-contiguous."""
+    def momentum_sgd(
+        self,
+        w: Array,
+        v: Array,
+        g: Array,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        scale: float = 1.0,
+        copy: Array | None = None,
+    ) -> None:
+        """Update in place: v := momentum * v - lr * (scale * g + weight_decay * w);  w := w + v;  copy := w.
+
+        All C-contiguous. w and v have one dtype, which is float32 where g, or `copy`, which gets the new weights
+        rounded, is float16 or bfloat16.
+        """
+        ...
+
+    def all_finite(self, arrays: Sequence[Array]) -> bool:
+        """Return whether no number of the arrays is infinite or NaN. Waits for them."""
         ...
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from owt_mpi.backends.base import Pair, Shape, pooled_size
+from owt_mpi.backends.precision import is_half
 
 
 def check_dtypes(operation: str, dtypes: tuple[np.dtype[Any], ...], **arrays: np.ndarray) -> None:
@@ -50,9 +51,18 @@ def check_lrn(operation: str, x_shape: Shape, size: int) -> None:
         raise ValueError(f"{operation}: size {size} must be odd, so that the window is centred; try {max(1, size - 1)}")
 
 
-def check_momentum_sgd(w: np.ndarray, v: np.ndarray, g: np.ndarray) -> None:
-    """Raise ValueError unless w, v and g have one shape and are C-contiguous: they are worked on as flat arrays."""
-    for name, array in (("w", w), ("v", v), ("g", g)):
+def check_momentum_sgd(w: np.ndarray, v: np.ndarray, g: np.ndarray, copy: np.ndarray | None) -> None:
+    """Raise ValueError unless all have one shape and are C-contiguous: they are worked on as flat arrays.
+
+    TypeError unless g and `copy` have the dtype of w, or a half type and w is float32.
+    """
+    rounded = {"g": g} if copy is None else {"g": g, "copy": copy}
+    for name, array in rounded.items():
+        if array.dtype != w.dtype and not (is_half(array.dtype) and w.dtype == np.float32):
+            raise TypeError(
+                f"momentum_sgd: {name} is {array.dtype} but w is {w.dtype}; use one dtype, or a half and float32"
+            )
+    for name, array in {"w": w, "v": v, **rounded}.items():
         check_shape("momentum_sgd", name, array, w.shape)
         if not array.flags.c_contiguous:
             raise ValueError(f"momentum_sgd: {name} of shape {array.shape} is not C-contiguous; make it so beforehand")

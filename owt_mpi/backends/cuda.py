@@ -3,6 +3,8 @@
 Work is enqueued on one stream, and the host goes on at once; only `to_host` and `synchronize` wait for it.
 """
 
+import os
+
 from owt_mpi.backends.base import Array, Pair, Shape
 from owt_mpi.backends.checks import (
     check_dtypes,
@@ -25,16 +27,19 @@ class CudaBackend(CudaRows):
 
     name = "cuda"
 
-    def __init__(self, local_rank: int = 0, cudnn: CudnnOptions | None = _CUDNN_DEFAULTS) -> None:
+    def __init__(self, local_rank: int = 0, cudnn: CudnnOptions | None = _CUDNN_DEFAULTS, tf32: bool = False) -> None:
         """Take the GPU for the rank numbered `local_rank` on its node. NoGpuError if there is none.
 
         With `cudnn` None convolutions are im2col and cuBLAS even where cuDNN is installed. ValueError for options that
-        exclude one another, and for a GPU that is too old.
+        exclude one another, and for a GPU that is too old. With `tf32`, products of float32 numbers are made in TF32,
+        in cuDNN and, for the whole process, in cuBLAS.
         """
         super().__init__(local_rank)
+        if tf32:
+            os.environ["CUPY_TF32"] = "1"  # CuPy reads it at its first product
         facts = self._device.facts()
         self.device_name = facts.name
-        check_precision("fp32", int(facts.compute_capability.replace(".", "")))
+        check_precision("tf32" if tf32 else "fp32", int(facts.compute_capability.replace(".", "")))
         without_cudnn = "asked" if cudnn is None else find_cudnn()
         self.has_cudnn = without_cudnn is None
         self._conv: Cudnn | GemmConv
@@ -43,6 +48,7 @@ class CudaBackend(CudaRows):
                 self.xp,
                 self.xp.cuda.alloc,
                 self._add_bias_and_relu,
+                tf32=tf32,
                 autotune=cudnn.autotune,
                 deterministic=cudnn.deterministic,
                 workspace_bytes=cudnn.workspace_bytes,

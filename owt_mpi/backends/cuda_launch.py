@@ -14,7 +14,7 @@ from owt_mpi.backends.base import Array, Pair, Shape
 
 BLOCK = 256  # MAX_THREADS of common.cuh
 MAX_GRID_Y = 65535
-_STORED = {np.dtype(np.float32): "float", np.dtype(np.float16): "float16", np.dtype(np.uint16): "bfloat16"}
+_STORED = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16", "uint16": "bfloat16"}
 
 
 @cache
@@ -71,8 +71,9 @@ class KernelLauncher:
 
 def stored_type(array: Array) -> str:
     """Return what the kernels call the type of the numbers in `array`."""
-    assert array.dtype in _STORED, f"kernels know float32, float16 and bfloat16 (as uint16), not {array.dtype}"
-    return _STORED[array.dtype]
+    name = array.dtype.name
+    assert name in _STORED, f"kernels know float32, float16 and bfloat16 (perhaps as uint16), not {name}"
+    return _STORED[name]
 
 
 def lanes_of(widest: int, row: int, *arrays: Array) -> int:

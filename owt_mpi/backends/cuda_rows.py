@@ -1,5 +1,6 @@
 """The GPU backend's first half: arrays, copies, and what works on rows of numbers - layers, masks, losses, updates."""
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +12,7 @@ from owt_mpi.backends.checks import check_dtypes, check_momentum_sgd
 from owt_mpi.backends.cuda_device import load_cupy, open_device
 from owt_mpi.backends.cuda_kernels import CudaKernels
 from owt_mpi.backends.cuda_row_kernels import bias_grad_partial_shape
+from owt_mpi.backends.precision import HALF_DTYPES
 
 
 class CudaRows:
@@ -20,7 +22,7 @@ class CudaRows:
     stream belong to a thread.
     """
 
-    dtypes: tuple[np.dtype[Any], ...] = (np.dtype(np.float32),)
+    dtypes: tuple[np.dtype[Any], ...] = (np.dtype(np.float32), *HALF_DTYPES)
 
     def __init__(self, local_rank: int) -> None:
         """Take the GPU for the rank numbered `local_rank` on its node. NoGpuError if there is none."""
@@ -145,12 +147,30 @@ class CudaRows:
         self._kernels.softmax_loss(z, *rows, there, gz, row_losses, first_class, 1.0)
         return self._summed(row_losses), gz
 
-    def momentum_sgd(self, w: Array, v: Array, g: Array, lr: float, momentum: float, weight_decay: float) -> None:
+    def momentum_sgd(
+        self,
+        w: Array,
+        v: Array,
+        g: Array,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        scale: float = 1.0,
+        copy: Array | None = None,
+    ) -> None:
         """See Backend. One pass over each array."""
-        check_dtypes("momentum_sgd", self.dtypes, w=w, v=v, g=g)
-        check_momentum_sgd(w, v, g)
+        check_dtypes("momentum_sgd", (np.dtype(np.float32),), w=w, v=v)
+        check_momentum_sgd(w, v, g, copy)
         self._device.enter()
-        self._kernels.momentum_sgd(w, v, g, self._no_skip, lr, momentum, weight_decay)
+        self._kernels.momentum_sgd(w, v, g, self._no_skip, lr, momentum, weight_decay, scale, copy)
+
+    def all_finite(self, arrays: Sequence[Array]) -> bool:
+        """See Backend. One pass over each array; the host waits once."""
+        self._device.enter()
+        flag = self.xp.zeros(1, np.int32)
+        for array in arrays:
+            self._kernels.find_overflow(self._contiguous(array), flag)
+        return not self.to_host(flag)[0]
 
     def _dropped(self, x: Array, mask: DropoutMask, rows: Array) -> Array:
         x = self._contiguous(x)

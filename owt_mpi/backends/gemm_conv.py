@@ -3,15 +3,19 @@
 from collections.abc import Callable
 from types import ModuleType
 
+import numpy as np
+
 from owt_mpi.backends.base import Array, Pair, Shape
 from owt_mpi.backends.cuda_kernels import CudaKernels
+from owt_mpi.backends.precision import is_half
 
 COLUMN_BYTES = 256 << 20
 
 
 class GemmConv:
-    """Convolutions on a device: C-contiguous float32 arrays in and out, results written where the caller says.
+    """Convolutions on a device: C-contiguous arrays in and out, results written where the caller says.
 
+    All of one call are float32, or a half type: those are widened, so that sums are made in float32 and rounded once.
     What each window sees is written out as a row of a matrix, `columns`, for as many images at a time as fit into
     COLUMN_BYTES (at least one).
     """
@@ -31,6 +35,11 @@ class GemmConv:
         self, x: Array, w: Array, b: Array | None, stride: Pair, pad: Pair, y: Array, relu: bool = False
     ) -> None:
         """Write the convolution of x with w, plus b, to y; with `relu`, max(., 0)."""
+        if is_half(x.dtype):
+            wide, wide_b = _wide(y), None if b is None else _wide(b)
+            self.conv2d(_wide(x), _wide(w), wide_b, stride, pad, wide, relu)
+            y[...] = wide
+            return
         weights = w.reshape(len(w), -1)
         for images in self._parts(y.shape, w.shape):
             columns = self._columns(x[images], y.shape, w.shape, stride, pad)
@@ -39,6 +48,11 @@ class GemmConv:
 
     def conv2d_grad_x(self, gy: Array, w: Array, stride: Pair, pad: Pair, gx: Array) -> None:
         """Write the gradient with respect to x to gx."""
+        if is_half(gy.dtype):
+            wide = _wide(gx)
+            self.conv2d_grad_x(_wide(gy), _wide(w), stride, pad, wide)
+            gx[...] = wide
+            return
         weights = w.reshape(len(w), -1)
         for images in self._parts(gy.shape, w.shape):
             columns = _rows(gy[images]) @ weights
@@ -46,6 +60,11 @@ class GemmConv:
 
     def conv2d_grad_w(self, gy: Array, x: Array, stride: Pair, pad: Pair, gw: Array) -> None:
         """Write the gradient with respect to w to gw."""
+        if is_half(gy.dtype):
+            wide = _wide(gw)
+            self.conv2d_grad_w(_wide(gy), _wide(x), stride, pad, wide)
+            gw[...] = wide
+            return
         result = gw.reshape(len(gw), -1)
         for index, images in enumerate(self._parts(gy.shape, gw.shape)):
             columns = self._columns(x[images], gy.shape, gw.shape, stride, pad)
@@ -69,6 +88,10 @@ class GemmConv:
 
 def _row_length(w_shape: Shape) -> int:
     return w_shape[1] * w_shape[2] * w_shape[3]
+
+
+def _wide(array: Array) -> Array:
+    return array.astype(np.float32)
 
 
 def _rows(images: Array) -> Array:

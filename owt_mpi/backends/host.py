@@ -1,5 +1,6 @@
 """What the backends share whose arrays are NumPy's: nothing to copy, nothing to wait for, and what NumPy does well."""
 
+from collections.abc import Sequence
 from math import prod
 from types import ModuleType
 
@@ -103,6 +104,10 @@ class HostBackend:
         shifted = z - row_max
         loss = target * (np.log(row_sum) - shifted)
         return loss.sum(keepdims=True).reshape(()), (np.exp(shifted) / row_sum - target) * counted
+
+    def all_finite(self, arrays: Sequence[np.ndarray]) -> bool:
+        """See Backend."""
+        return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
 def _targets(z: np.ndarray, labels: np.ndarray, first_class: int) -> tuple[np.ndarray, np.ndarray]:

@@ -171,12 +171,20 @@ class OneDnnBackend(HostBackend):
         return gx
 
     def momentum_sgd(
-        self, w: np.ndarray, v: np.ndarray, g: np.ndarray, lr: float, momentum: float, weight_decay: float
+        self,
+        w: np.ndarray,
+        v: np.ndarray,
+        g: np.ndarray,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        scale: float = 1.0,
+        copy: np.ndarray | None = None,
     ) -> None:
         """See Backend."""
-        check_dtypes("momentum_sgd", self.dtypes, w=w, v=v, g=g)
-        check_momentum_sgd(w, v, g)
-        blocked_momentum_sgd(w, v, g, lr, momentum, weight_decay)
+        check_dtypes("momentum_sgd", self.dtypes, w=w, v=v)
+        check_momentum_sgd(w, v, g, copy)
+        blocked_momentum_sgd(w, v, g, lr, momentum, weight_decay, scale, copy)
 
     def _lrn_kernel_is_sound(self, size: int, beta: float) -> bool:
         """Return whether oneDNN's LRN is right and fast, as found by trial of version 3.2 against naive loops.

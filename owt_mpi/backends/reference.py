@@ -120,13 +120,23 @@ class ReferenceBackend(HostBackend):
         return np.asarray(gy * workspace**-beta - 2 * alpha * beta * x * through_denominator)
 
     def momentum_sgd(
-        self, w: np.ndarray, v: np.ndarray, g: np.ndarray, lr: float, momentum: float, weight_decay: float
+        self,
+        w: np.ndarray,
+        v: np.ndarray,
+        g: np.ndarray,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        scale: float = 1.0,
+        copy: np.ndarray | None = None,
     ) -> None:
         """See Backend."""
-        check_dtypes("momentum_sgd", self.dtypes, w=w, v=v, g=g)
-        check_momentum_sgd(w, v, g)
-        v[...] = momentum * v - lr * (g + weight_decay * w)
+        check_dtypes("momentum_sgd", self.dtypes, w=w, v=v)
+        check_momentum_sgd(w, v, g, copy)
+        v[...] = momentum * v - lr * (scale * g.astype(w.dtype) + weight_decay * w)
         w += v
+        if copy is not None:
+            copy[...] = w
 
 
 def _offsets(kernel: tuple[int, ...]) -> Iterator[Pair]:

@@ -1,5 +1,6 @@
 """A backend around another: what computes otherwise in some operations, or looks on, is made of it."""
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -102,5 +103,18 @@ class BackendWrapper:
     ) -> tuple[Array, Array]:
         return self._inner.softmax_loss(z, row_max, row_sum, labels, first_class)
 
-    def momentum_sgd(self, w: Array, v: Array, g: Array, lr: float, momentum: float, weight_decay: float) -> None:
-        self._inner.momentum_sgd(w, v, g, lr, momentum, weight_decay)
+    def momentum_sgd(
+        self,
+        w: Array,
+        v: Array,
+        g: Array,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        scale: float = 1.0,
+        copy: Array | None = None,
+    ) -> None:
+        self._inner.momentum_sgd(w, v, g, lr, momentum, weight_decay, scale, copy)
+
+    def all_finite(self, arrays: Sequence[Array]) -> bool:
+        return self._inner.all_finite(arrays)

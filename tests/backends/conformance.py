@@ -11,9 +11,15 @@ from typing import Any
 import numpy as np
 
 from owt_mpi.backends.base import Backend, Pair, Shape
+from owt_mpi.backends.precision import HALF_DTYPES, exact_dtype, is_half
 from tests import naive
 
-TOLERANCE = {np.dtype(np.float32): 2e-6, np.dtype(np.float64): 1e-13}  # of the largest expected value
+# of the largest expected value; halves are rounded by 2^-11 and 2^-8 at most, once for a product and once for its bias
+TOLERANCE = {
+    np.dtype(np.float32): 2e-6,
+    np.dtype(np.float64): 1e-13,
+    **{half: 2.02 * 2.0 ** -(11 if half == np.float16 else 8) for half in HALF_DTYPES},
+}
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ def check_close(backend: Backend, actual: Any, expected: np.ndarray, dtype: Any,
     assert result.flags.c_contiguous, f"{what}: not C-contiguous"
     assert result.flags.writeable, f"{what}: not the caller's own"
     allowed = TOLERANCE[np.dtype(dtype)] * max(1.0, np.abs(expected).max())
-    np.testing.assert_allclose(result, expected, rtol=0, atol=allowed, err_msg=what)
+    np.testing.assert_allclose(result.astype(np.float64), expected, rtol=0, atol=allowed, err_msg=what)
 
 
 def check_conv2d(backend: Backend, case: ConvCase, dtype: Any) -> None:
@@ -144,7 +150,9 @@ def check_conv2d_grad_w(backend: Backend, case: ConvCase, dtype: Any) -> None:
 def check_max_pool2d(backend: Backend, case: PoolCase, dtype: Any) -> None:
     """Also where many elements of a window are equal, as after a ReLU, and where all are below zero."""
     normal = values(case.x, dtype, 1)
-    for what, x in {"normal": normal, "ties": np.maximum(np.round(normal), 0), "negative": -1 - np.abs(normal)}.items():
+    exact = normal.astype(np.float64)
+    ties, negative = (x.astype(dtype) for x in (np.maximum(np.round(exact), 0), -1 - np.abs(exact)))
+    for what, x in {"normal": normal, "ties": ties, "negative": negative}.items():
         y, workspace = backend.max_pool2d(backend.from_host(x), case.kernel, case.stride, case.pad)
         expected = naive.max_pool2d(x, case.kernel, case.stride, case.pad)
         check_close(backend, y, expected, dtype, f"y ({what})")
@@ -174,14 +182,28 @@ def check_lrn(backend: Backend, case: LrnCase, dtype: Any) -> None:
 
 
 def check_momentum_sgd(backend: Backend, case: SgdCase, dtype: Any) -> None:
-    arrays = [values(case.shape, dtype, seed).copy() for seed in (1, 2, 3)]
-    expected = naive.momentum_sgd(*arrays, lr=0.3, momentum=0.9, weight_decay=0.2)
-    w, v, g = (backend.from_host(array) for array in arrays)
-    gradient_before = backend.to_host(g).copy()
-    backend.momentum_sgd(w, v, g, lr=0.3, momentum=0.9, weight_decay=0.2)
-    check_close(backend, w, expected[0], dtype, "w")
-    check_close(backend, v, expected[1], dtype, "v")
-    np.testing.assert_array_equal(backend.to_host(g), gradient_before)
+    """Of halves: gradients and a copy, with weights and momentum in float32."""
+    exact = exact_dtype(dtype)
+    w, v = (backend.from_host(values(case.shape, exact, seed).copy()) for seed in (1, 2))
+    g = backend.from_host(values(case.shape, dtype, 3).copy())
+    copy = backend.from_host(np.zeros(case.shape, dtype)) if is_half(dtype) else None
+    for scale in (1.0, 0.25):
+        old_w, old_v, old_g = (backend.to_host(array).copy() for array in (w, v, g))
+        expected = naive.momentum_sgd(old_w, old_v, scale * old_g.astype(np.float64), 0.3, 0.9, 0.2)
+        backend.momentum_sgd(w, v, g, lr=0.3, momentum=0.9, weight_decay=0.2, scale=scale, copy=copy)
+        check_close(backend, w, expected[0], exact, "w")
+        check_close(backend, v, expected[1], exact, "v")
+        np.testing.assert_array_equal(backend.to_host(g), old_g)
+        if copy is not None:
+            np.testing.assert_array_equal(backend.to_host(copy), backend.to_host(w).astype(dtype))
+
+
+def check_all_finite(backend: Backend, case: SgdCase, dtype: Any) -> None:
+    for bad in (np.inf, -np.inf, np.nan):
+        arrays = [values(case.shape, dtype, seed).copy() for seed in (1, 2)]
+        assert backend.all_finite([backend.from_host(array) for array in arrays])
+        arrays[1].flat[-1] = bad
+        assert not backend.all_finite([backend.from_host(array) for array in arrays])
 
 
 Check = Callable[[Backend, Any, Any], None]
@@ -193,6 +215,7 @@ TABLE: list[tuple[Check, list[Any]]] = [
     (check_avg_pool2d, POOL_CASES),
     (check_lrn, LRN_CASES),
     (check_momentum_sgd, SGD_CASES),
+    (check_all_finite, SGD_CASES),
 ]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from owt_mpi import rng
 from owt_mpi.backends.base import Backend, DropoutMask, Shape
+from owt_mpi.backends.precision import exact_dtype
 from tests.backends.conformance import Check, check_close, values
 
 
@@ -71,6 +72,7 @@ def check_relu(backend: Backend, case: ArrayCase, dtype: Any) -> None:
 
 def check_dropout(backend: Backend, case: ArrayCase, dtype: Any) -> None:
     x, gy = values(case.shape, dtype, 1), values(case.shape, dtype, 2)
+    exact_x, exact_gy = x.astype(np.float64), gy.astype(np.float64)
     columns = int(np.prod(case.shape[1:]))
     rows = np.arange(len(x))[::-1] * 2 + 2**33  # not the first of the batch, and beyond 32 bits
     mask = DropoutMask(0.4, rng.stream_key(3, "dropout"), rows, 5, columns + 9, 1.25)
@@ -78,12 +80,13 @@ def check_dropout(backend: Backend, case: ArrayCase, dtype: Any) -> None:
     kept = rng.bernoulli(mask.key, indices, 0.6).reshape(case.shape)
     assert 0 < kept.sum() < kept.size
     y, workspace = backend.dropout(backend.from_host(x), mask)
-    check_close(backend, y, np.where(kept, 1.25 * x, 0), dtype, "y")
+    check_close(backend, y, np.where(kept, 1.25 * exact_x, 0), dtype, "y")
     gx = backend.dropout_grad(backend.from_host(gy), mask, workspace)
-    check_close(backend, gx, np.where(kept, 1.25 * gy, 0), dtype, "gx")
+    check_close(backend, gx, np.where(kept, 1.25 * exact_gy, 0), dtype, "gx")
 
 
 def check_logistic_loss(backend: Backend, case: LossCase, dtype: Any) -> None:
+    dtype = exact_dtype(dtype)
     z, exact, targets, counted = _logits(case, dtype)
     loss, gz = backend.logistic_loss(backend.from_host(z), np.array(case.labels), case.first_class)
     expected = ((np.logaddexp(0, exact) - targets * exact) * counted).sum()
@@ -92,6 +95,7 @@ def check_logistic_loss(backend: Backend, case: LossCase, dtype: Any) -> None:
 
 
 def check_softmax_loss(backend: Backend, case: LossCase, dtype: Any) -> None:
+    dtype = exact_dtype(dtype)
     z, exact, targets, counted = _logits(case, dtype)
     row_max = backend.softmax_max(backend.from_host(z))
     check_close(backend, row_max, exact.max(axis=1, keepdims=True), dtype, "row_max")

@@ -10,8 +10,10 @@ from threadpoolctl import ThreadpoolController
 
 from owt_mpi.backends.base import Backend
 from owt_mpi.backends.cuda import CudaBackend
+from owt_mpi.backends.half import HalfBackend
 from owt_mpi.backends.onednn import OneDnnBackend
 from owt_mpi.backends.onednn_api import find_library
+from owt_mpi.backends.precision import HALF_DTYPES
 from owt_mpi.backends.reference import ReferenceBackend
 from tests.cuda_backend import cuda_backend
 
@@ -33,8 +35,17 @@ CONFIGURATIONS = [
     pytest.param((cuda_backend, np.float32), id="cuda-float32"),
 ]
 
+HALF_CONFIGURATIONS = [
+    pytest.param((open_backend, dtype), id=f"{name}-{dtype}")
+    for dtype in HALF_DTYPES
+    for name, open_backend in (
+        ("reference", lambda: nullcontext(HalfBackend(ReferenceBackend()))),
+        ("cuda", cuda_backend),
+    )
+]
 
-@pytest.fixture(params=CONFIGURATIONS)
+
+@pytest.fixture(params=CONFIGURATIONS + HALF_CONFIGURATIONS)
 def configuration(request):
     open_backend, dtype = request.param
     with open_backend() as backend:

@@ -69,15 +69,20 @@ class GradientThroughDenominatorForgotten(ReferenceBackend):
 
 
 class DecayOfVelocity(ReferenceBackend):
-    def momentum_sgd(self, w, v, g, lr, momentum, weight_decay):
-        super().momentum_sgd(w, v, g, lr, momentum * (1 - lr * weight_decay), 0.0)
+    def momentum_sgd(self, w, v, g, lr, momentum, weight_decay, scale=1.0, copy=None):
+        super().momentum_sgd(w, v, g, lr, momentum * (1 - lr * weight_decay), 0.0, scale, copy)
+
+
+class ScaleForgotten(ReferenceBackend):
+    def momentum_sgd(self, w, v, g, lr, momentum, weight_decay, scale=1.0, copy=None):
+        super().momentum_sgd(w, v, g, lr, momentum, weight_decay, 1.0, copy)
 
 
 class LastElementForgotten(ReferenceBackend):
-    def momentum_sgd(self, w, v, g, lr, momentum, weight_decay):
+    def momentum_sgd(self, w, v, g, lr, momentum, weight_decay, scale=1.0, copy=None):
         even = w.size // 2 * 2
         flat = [array.reshape(-1)[:even] for array in (w, v, g)]
-        super().momentum_sgd(*flat, lr, momentum, weight_decay)
+        super().momentum_sgd(*flat, lr, momentum, weight_decay, scale, copy)
 
 
 class ResultsOfAnotherDtype(ReferenceBackend):
@@ -111,6 +116,7 @@ def checks_that_fail(backend) -> set[str]:
         (AlphaDividedBySize, "check_lrn"),
         (GradientThroughDenominatorForgotten, "check_lrn"),
         (DecayOfVelocity, "check_momentum_sgd"),
+        (ScaleForgotten, "check_momentum_sgd"),
         (LastElementForgotten, "check_momentum_sgd"),
         (ResultsOfAnotherDtype, "check_avg_pool2d"),
     ],

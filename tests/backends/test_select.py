@@ -40,6 +40,33 @@ def test_auto_takes_the_reference_for_float64():
     assert (backend.name, reason) == ("reference", "reference (auto: only NumPy computes in float64)")
 
 
+def test_auto_takes_the_reference_for_halves_without_a_gpu():
+    backend, reason = select_backend("auto", "float16")
+    assert backend.name == "reference"
+    assert np.float16 in backend.dtypes
+    assert reason == (
+        "reference (auto: no CUDA, as CuPy is not installed, and of CPU backends only NumPy computes in float16)"
+    )
+
+
+def test_a_gpu_computes_in_halves():
+    with cuda_backend():
+        assert select_backend("auto", np.float16)[0].name == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("auto", "--precision tf32 needs a GPU, but CuPy is not installed.*; or use --precision fp32"),
+        ("onednn", "'onednn' has no TF32, .* use --precision fp32, or --backend cuda"),
+        ("reference", "'reference' has no TF32"),
+    ],
+)
+def test_tf32_is_refused_without_a_gpu(choice, message):
+    with pytest.raises(ValueError, match=message):
+        select_backend(choice, np.float32, tf32=True)
+
+
 def test_a_gpu_goes_first_and_is_described():
     with cuda_backend():
         for choice, why in (("auto", "auto: there is a GPU"), ("cuda", "as asked")):
@@ -103,7 +130,8 @@ def test_what_is_asked_for_is_taken(onednn):
     ("choice", "dtype", "message"),
     [
         ("cuda", "float32", "'cuda' cannot be had: CuPy is not installed; get it with pip install 'owt_mpi.gpu.'"),
-        ("cuda", "float64", "'cuda' computes in float32, not float64; use float32, or backend 'reference'"),
+        ("cuda", "float64", "'cuda' computes in float32, .*not float64; use float32, or backend 'reference'"),
+        ("onednn", "float16", "computes in float32, not float16; use float32, or backend 'cuda' or 'reference'"),
         ("gpu", "float32", "'gpu' is unknown; choose auto"),
         ("onednn", "float64", "computes in float32, not float64; use float32, or backend 'reference'"),
         ("auto", "int32", "dtype int32 is not computed by any backend; use float32"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from tests.cuda_cpu.build import build
 
-# what the compiler calls the types of parameters, and the NumPy dtypes that hold them; bfloat16 has only its bits
+# what the compiler calls the types of parameters, and the NumPy dtypes that hold them; bfloat16 its bits
 DTYPES = {
     "f": np.dtype(np.float32),
     "d": np.dtype(np.float64),
@@ -109,6 +109,8 @@ class CpuKernel:
                 got = value.dtype if isinstance(value, np.generic) else type(value).__name__
                 raise TypeError(f"{what} must be numpy.{dtype}, got {got}; CuPy passes scalars as they are")
             return np.array([value])
+        if isinstance(value, np.ndarray) and value.dtype.name == "bfloat16" and dtype == np.uint16:
+            value = value.view(np.uint16)
         if not isinstance(value, np.ndarray) or value.dtype != dtype:
             got = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
             raise TypeError(f"{what} must be an array of {dtype}, got {got}")

@@ -7,6 +7,7 @@ import pytest
 
 from owt_mpi.backends.cuda_device import CHUNK_BYTES, NUM_CHUNKS
 from owt_mpi.backends.gemm_conv import GemmConv
+from owt_mpi.backends.precision import HALF_DTYPES
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.nn.model import Loss
 from owt_mpi.parallel.layout import Plan
@@ -31,9 +32,10 @@ def tolerance(monkeypatch):
     monkeypatch.setitem(conformance.TOLERANCE, np.dtype(np.float32), TOLERANCE)
 
 
+@pytest.mark.parametrize("dtype", [np.dtype(np.float32), *HALF_DTYPES], ids=str)
 @pytest.mark.parametrize(("check", "case"), ROWS)
-def test_computes(gpu, check, case):
-    check(gpu, case, np.float32)
+def test_computes(gpu, check, case, dtype):
+    check(gpu, case, dtype)
 
 
 @pytest.mark.parametrize("case", CONV_CASES, ids=lambda case: case.name)
