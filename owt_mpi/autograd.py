@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from owt_mpi.backends.base import Array, Backend, Shape
+from owt_mpi.backends.precision import is_half
 
 
 class Tensor:
@@ -67,8 +68,11 @@ class Init(Protocol):
 class Parameter(Tensor):
     """A named leaf that training changes; symbolic until `set_data`.
 
-    `global_shape` is that of the whole parameter, `shape` that of the part this rank holds. The gradient adds up over
-    calls of `backward` until `clear_grad`; given a `grad_buffer` (a part of an exchange bucket), it adds up there.
+    `global_shape` is that of the whole parameter, `shape` that of the part this rank holds. Where operations compute in
+    a half type, `data` has that type and is rounded from `master`, in float32, which training changes.
+
+    The gradient adds up over calls of `backward` until `clear_grad`; given a `grad_buffer` (a part of an exchange
+    bucket), it adds up there.
     `on_grad_ready(parameter)` is called once the last use in a graph has contributed.
     """
 
@@ -82,6 +86,14 @@ class Parameter(Tensor):
         self.name = ""
         self.on_grad_ready: Callable[[Parameter], None] | None = None
         self.grad_buffer: Array | None = None
+        self.master: Array | None = None
+
+    @property
+    def exact(self) -> Array | None:
+        """The values before they are rounded: `master`, or `data` where that is not rounded."""
+        if self.master is None and self.data is not None:
+            assert not is_half(self.dtype), f"another rank holds the master weights of {self.name}"
+        return self.data if self.master is None else self.master
 
     @property
     def size(self) -> int:
@@ -92,6 +104,12 @@ class Parameter(Tensor):
         """Give the parameter its values, an array of `backend` that it owns from now on."""
         assert tuple(data.shape) == self.shape, (self.name, data.shape, self.shape)
         self.data, self.dtype, self.backend = data, data.dtype, backend
+
+    def set_values(self, values: Array, backend: Backend, dtype: Any) -> None:
+        """Give the parameter its values, to compute with as `dtype`; it owns them from now on."""
+        rounded = is_half(dtype)
+        self.set_data(values.astype(dtype) if rounded else values, backend)
+        self.master = values if rounded else None
 
     def accumulate_grad(self, grad: Array) -> None:
         """Add `grad` to the gradient, in `grad_buffer` where there is one."""
@@ -149,7 +167,7 @@ class Op:
 
     def _check_dtypes(self, inputs: tuple[Tensor, ...]) -> None:
         dtypes = [x.dtype for x in inputs]
-        if any(dtype != dtypes[0] for dtype in dtypes) or dtypes[0].kind != "f":
+        if any(dtype != dtypes[0] for dtype in dtypes) or not (dtypes[0].kind == "f" or is_half(dtypes[0])):
             raise TypeError(f"{self.name} needs inputs of one floating-point dtype, got {[str(d) for d in dtypes]}")
 
     def out_shape(self, *shapes: Shape) -> Shape:

@@ -15,10 +15,10 @@ FORMAT_VERSION = 1
 
 
 def whole_parameter(parameter: Parameter, group: Communicator) -> np.ndarray:
-    """Return the global array of `parameter`, from the shards of the ranks of `group`. All of them call."""
-    assert parameter.data is not None
+    """Return the global array of `parameter`, before rounding, from the shards of the ranks of `group`. All call."""
+    assert parameter.exact is not None
     assert parameter.backend is not None
-    part = parameter.backend.to_host(parameter.data)
+    part = parameter.backend.to_host(parameter.exact)
     return part if parameter.shard is None else group.start_all_gather(part, parameter.shard.axis).wait()
 
 

@@ -130,7 +130,10 @@ class ParallelOptions:
     workspace_mib: float = 0.0
     """The most memory that one of cuDNN's convolutions may work in; 0: a sixteenth of the GPU's."""
     dtype: Literal["float32", "float64"] = "float32"
-    """Type of weights and activations; float64 runs on the reference backend."""
+    """Type of weights and momentum, and of activations with --precision fp32; float64 runs on the reference backend."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """What operations compute in: dtype (fp32); on a GPU, products of numbers rounded to 10 bits (tf32); or 16 bits,
+    sums in float32, from float32 master weights (bf16, or fp16 with scaled losses). 16 bits cross between ranks."""
     threads: int = 0
     """CPU threads a rank computes with; 0: the node's cores divided by its ranks."""
     stall_seconds: float = 60.0
@@ -220,6 +223,7 @@ class Config:
         parallel = self.parallel
         _check_pieces(parallel.bucket_mib, parallel.staging_chunk_mib)
         check_cudnn(parallel.cudnn_autotune, parallel.deterministic, parallel.workspace_mib)
+        _check_precision(parallel)
         _check_stall_limits(self.parallel.stall_seconds, self.parallel.stall_abort_seconds)
         if bool(self.batch.images_per_rank) == bool(self.batch.global_batch):
             raise ValueError(
@@ -266,6 +270,14 @@ def check_cudnn(autotune: bool, deterministic: bool, workspace_mib: float) -> No
         )
     if not (isfinite(workspace_mib) and workspace_mib >= 0):
         raise ValueError(f"--workspace-mib is {workspace_mib}, but must be a finite number, 0 or more")
+
+
+def _check_precision(options: ParallelOptions) -> None:
+    """Raise ValueError if two options each say what is computed in."""
+    if options.precision != "fp32" and options.dtype != "float32":
+        raise ValueError(
+            f"--precision {options.precision} and --dtype {options.dtype} contradict each other; leave one of them out"
+        )
 
 
 def _check_stall_limits(stall: float, abort: float) -> None:

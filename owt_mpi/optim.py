@@ -6,6 +6,7 @@ from typing import Literal
 
 from owt_mpi.autograd import Parameter
 from owt_mpi.backends.base import Backend
+from owt_mpi.backends.precision import exact_dtype
 
 LrRule = Literal["linear", "sqrt", "none"]
 
@@ -14,6 +15,8 @@ class MomentumSGD:
     """v := momentum v - rate (grad + weight_decay w);  w := w + v.
 
     Biases learn at `bias_lr_multiplier` times the rate and do not decay, as in the author's released configuration.
+    Where a parameter is rounded to a half type, its float32 master weights are what changes, by float32 momentum: most
+    updates are smaller than the spacing of halves, and would be lost. The rounded weights are written in the same pass.
     """
 
     def __init__(
@@ -26,14 +29,17 @@ class MomentumSGD:
     ) -> None:
         self.parameters, self._backend = parameters, backend
         self.momentum, self.weight_decay, self.bias_lr_multiplier = momentum, weight_decay, bias_lr_multiplier
-        self.velocities = [backend.xp.zeros(p.shape, p.dtype) for p in parameters]
+        self.velocities = [backend.xp.zeros(p.shape, exact_dtype(p.dtype)) for p in parameters]
 
-    def step(self, lr: float) -> None:
-        """Update every parameter by its gradient, in place, and forget the gradients."""
+    def step(self, lr: float, grad_scale: float = 1.0) -> None:
+        """Update every parameter by `grad_scale` times its gradient, in place, and forget the gradients."""
         for parameter, velocity in zip(self.parameters, self.velocities, strict=True):
             assert parameter.grad is not None, f"{parameter.name} has no gradient"
             rate, decay = (lr * self.bias_lr_multiplier, 0.0) if parameter.is_bias else (lr, self.weight_decay)
-            self._backend.momentum_sgd(parameter.data, velocity, parameter.grad, rate, self.momentum, decay)
+            rounded = parameter.data if parameter.master is not None else None
+            self._backend.momentum_sgd(
+                parameter.exact, velocity, parameter.grad, rate, self.momentum, decay, grad_scale, rounded
+            )
             parameter.clear_grad()
 
 

@@ -11,11 +11,13 @@ from rich.table import Table
 
 from owt_mpi.autograd import Op, Tensor, symbolic
 from owt_mpi.backends.base import Shape
+from owt_mpi.backends.precision import exact_dtype, is_half
 from owt_mpi.nn.model import Model
 from owt_mpi.nn.module import Module
 from owt_mpi.nn.walk import Visit, walk
 from owt_mpi.parallel.collective_ops import AllGatherOp, ReduceScatterOp
 from owt_mpi.parallel.layout import Layout
+from owt_mpi.parallel.schemes import Senders
 from owt_mpi.parallel.sharded import shard_head
 from owt_mpi.parallel.weight_sync import TrunkSync, sync_bytes
 from owt_mpi.parallel.wire_format import WireDtype
@@ -73,13 +75,16 @@ def summarise(
     num_passes = layout.scheme.num_passes(size)
     # of what a collective hands a rank, its own 1/K is there already; forward and backward move as much
     received = 2 * num_passes * (size - 1) * dtype.itemsize
-    trunk_bytes, head_bytes = (
-        sum(prod(p.shape) for p in part.parameters()) * dtype.itemsize for part in (model.trunk, head)
-    )
+    few_send = isinstance(layout.scheme, Senders) and layout.scheme.senders < size
+    # halves that few ranks sum are sent to them as float32; see comm/half.py
+    returned = num_passes * (size - 1) * (exact_dtype(dtype) if few_send else dtype).itemsize
+    trunk_weights, head_weights = (sum(prod(p.shape) for p in part.parameters()) for part in (model.trunk, head))
+    trunk_bytes, head_bytes = trunk_weights * dtype.itemsize, head_weights * dtype.itemsize
     crossing = sum(prod(_gathered_shape(op)) for op in head_ops if isinstance(op, AllGatherOp | ReduceScatterOp))
     kept = [images.shape, boundary.shape, *(_output_shape(op) for op in (*trunk_ops, *head_ops))]
     shares = (layout.trunk.size, layout.replicas.size) if trunk_sync == "sharded" else (1, 1)  # of the momentum
     sync = (trunk_sync, wire_dtype, dtype)
+    exact_bytes = (trunk_weights // shares[0] + head_weights // shares[1]) * exact_dtype(dtype).itemsize
     return Summary(
         model=model.name,
         ranks=layout.world.size,
@@ -90,11 +95,12 @@ def summarise(
         memory_bytes={
             "weights": trunk_bytes + head_bytes,
             "gradients": trunk_bytes + head_bytes,
-            "momentum": trunk_bytes // shares[0] + head_bytes // shares[1],
+            "momentum": exact_bytes,
+            **({"master weights": exact_bytes} if is_half(dtype) else {}),
             "activations": sum(prod(shape) for shape in kept) * dtype.itemsize,
         },
         received_bytes={
-            BOUNDARY_BYTES: received * prod(boundary.shape) // size,
+            BOUNDARY_BYTES: (received // 2 + returned) * prod(boundary.shape) // size,
             "activations within the head and their gradients": received * crossing // size,
             **_sync_bytes("trunk", trunk_bytes, layout.trunk.size, *sync),
             **_sync_bytes("head", head_bytes, layout.replicas.size, *sync),

@@ -3,24 +3,29 @@
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from owt_mpi.autograd import Tensor, backward, no_tape, tensor
 from owt_mpi.backends.base import Array, Backend
+from owt_mpi.backends.precision import compute_dtype, exact_dtype
 from owt_mpi.comm.place import enter
 from owt_mpi.config import Config
 from owt_mpi.data.loader import Batch
+from owt_mpi.loss_scale import loss_scale_for
 from owt_mpi.nn.init import initialise
 from owt_mpi.nn.model import Model
 from owt_mpi.nn.module import Context
+from owt_mpi.ops.as_dtype import as_dtype
 from owt_mpi.optim import MomentumSGD, lr_for_batch
+from owt_mpi.parallel.grad_sync import GradSync
 from owt_mpi.parallel.head_update import HeadUpdate, gradient_scales
 from owt_mpi.parallel.layout import Layout
 from owt_mpi.parallel.schedule import HeadStep, run_passes
 from owt_mpi.parallel.sharded import classes_above_label, shard_head, sharded_loss
 from owt_mpi.parallel.weight_sync import make_weight_sync
+from owt_mpi.parallel.wire_format import crossing_type
 from owt_mpi.spans import about, span
 
 
@@ -66,7 +71,10 @@ class HeadPass(NamedTuple):
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss is no longer a number. Raised on all ranks, before the parameters are changed by it."""
+    """The loss, or at the smallest loss scale a gradient, is no number.
+
+    Raised on all ranks, before the parameters are changed by it.
+    """
 
 
 class Trainer:
@@ -77,7 +85,9 @@ class Trainer:
 
     def __init__(self, config: Config, model: Model, layout: Layout, backend: Backend, global_batch: int) -> None:
         self.model, self.layout, self.backend = model, layout, backend
-        self.seed, self.dtype, self.global_batch = config.run.seed, np.dtype(config.parallel.dtype), global_batch
+        self.seed, self.global_batch = config.run.seed, global_batch
+        self.dtype = compute_dtype(config.parallel.precision, config.parallel.dtype)
+        self.exact_dtype, self.loss_scale = exact_dtype(self.dtype), loss_scale_for(self.dtype.name)
         self.trunk = model.trunk
         self.head = shard_head(model.head, layout.head, model.num_features, layout.scheme.splits_inputs)
         trunk, head = self.trunk.parameters(), self.head.parameters()
@@ -90,7 +100,7 @@ class Trainer:
             weight_decay=options.weight_decay,
             bias_lr_multiplier=options.bias_lr_multiplier,
         )
-        exchange = (int(parallel.bucket_mib * 2**20), parallel.wire_dtype)
+        exchange = (int(parallel.bucket_mib * 2**20), crossing_type(parallel.wire_dtype, self.dtype))
         self.trunk_sync = make_weight_sync(parallel.trunk_sync, trunk, layout.trunk, backend, make_sgd, *exchange)
         self.head_sync = make_weight_sync(parallel.trunk_sync, head, layout.replicas, backend, make_sgd, *exchange)
         self.trunk_lr = lr_for_batch(options.lr, options.lr_base_batch, global_batch, options.trunk_lr_rule)
@@ -116,11 +126,12 @@ class Trainer:
         def head_step(x: Array, labels: np.ndarray, rows: np.ndarray, p: int) -> Array:
             inputs = tensor(x, self.backend, requires_grad=True)
             loss = self._head_loss(inputs, labels, rows, ctx, passes)
-            backward(loss, self.backend.xp.full((), self.scales.head, self.dtype))
+            backward(loss, self.backend.xp.full((), self.scales.head * self.loss_scale.value, self.exact_dtype))
             if (p + 1) % self.period == 0 and p + 1 < self.num_passes:  # the last update comes with the trunk's
                 self.head_sync.start_all()
-                self.head_sync.start_step(self.head_lr * lr_factor).wait()
-            return inputs.grad * self.dtype.type(self.scales.boundary)
+                if self._may_update(step, self.head_sync):
+                    self.head_sync.start_step(self.head_lr * lr_factor, self.loss_scale.inverse).wait()
+            return (inputs.grad * self.exact_dtype.type(self.scales.boundary)).astype(self.dtype, copy=False)
 
         enter("trunk forward", step)
         acts = self._trunk_forward(batch, ctx)  # data parallel: this rank's images
@@ -139,9 +150,11 @@ class Trainer:
             self.head_sync.wait()
             raise NonFiniteLoss(self._explain_non_finite(batch, step, score.loss))
         with span("update"):
-            weights = self.trunk_sync.start_step(self.trunk_lr * lr_factor)
-            self.head_sync.start_step(self.head_lr * lr_factor).wait()  # sharded: the trunk's weights cross under it
-            weights.wait()
+            if self._may_update(step, self.trunk_sync, self.head_sync):
+                weights = self.trunk_sync.start_step(self.trunk_lr * lr_factor, self.loss_scale.inverse)
+                self.head_sync.start_step(self.head_lr * lr_factor, self.loss_scale.inverse).wait()
+                weights.wait()  # sharded: the trunk's weights crossed under the head's update
+            self.loss_scale.end_step()
         return score
 
     def validate(self, batch: Batch) -> np.ndarray:
@@ -156,9 +169,37 @@ class Trainer:
             total = self.layout.world.start_all_reduce(tally).wait()
         return Score(float(total[0]), int(total[1]), int(total[2]), int(total[3]))
 
+    def collect_masters(self) -> None:
+        """Let this rank have its parameters before rounding, until the next step. All ranks call, between steps."""
+        self.trunk_sync.collect_masters()
+        self.head_sync.collect_masters()
+
+    def _may_update(self, step: int, *syncs: GradSync[Any]) -> bool:
+        """Return whether no rank's gradients have overflowed; where they have, forget them. All ranks call.
+
+        Only where losses are scaled can a smaller scale help. NonFiniteLoss where it could not be smaller.
+        """
+        if not self.loss_scale.dynamic:
+            return True
+        finite = [sync.gradients_are_finite() for sync in syncs]  # asks every one: they start what is to be waited for
+        overflows = np.array([not all(finite)])
+        with about("overflow"):
+            if not self.layout.world.start_all_reduce(overflows).wait()[0]:
+                return True
+        if self.loss_scale.is_smallest:
+            raise NonFiniteLoss(
+                f"gradients are no finite numbers at step {step}, though losses are multiplied by no more than "
+                f"{self.loss_scale.value:g}; lower --lr, or choose --precision bf16"
+            )
+        self.loss_scale.skip()
+        for sync in syncs:
+            sync.skip_step()
+        return False
+
     def _trunk_forward(self, batch: Batch, ctx: Context) -> Tensor:
         with span("trunk forward"):
-            return self.trunk(tensor(self.backend.from_host(batch.images), self.backend), ctx)
+            images = self.backend.from_host(batch.images).astype(self.dtype, copy=False)
+            return self.trunk(tensor(images, self.backend), ctx)
 
     def _run_passes(self, acts: Tensor, labels: np.ndarray, head_step: HeadStep) -> Array | None:
         return run_passes(self.layout.scheme, self.layout.boundary, self.backend, acts.data, labels, head_step)
@@ -168,7 +209,7 @@ class Trainer:
     ) -> Tensor:
         """Return this rank's part of the summed loss of one pass, and note the pass."""
         batch_rows = self.layout.batch_rows(rows, self.global_batch // self.layout.world.size)
-        logits = self.head(inputs, replace(ctx, rows=batch_rows))
+        logits = as_dtype(self.head(inputs, replace(ctx, rows=batch_rows)), self.exact_dtype)
         loss = sharded_loss(self.model.loss, logits, labels, self.layout.head)
         passes.append(HeadPass(loss.data, logits.data, labels))
         return loss
@@ -219,4 +260,4 @@ class Trainer:
         )
 
     def _finite(self, array: Array) -> bool:
-        return bool(self.backend.xp.isfinite(array).all())
+        return self.backend.all_finite([array])

@@ -18,12 +18,14 @@ import numpy as np
 from owt_mpi import __version__
 from owt_mpi.accounts import Accounts, write_wire
 from owt_mpi.backends.cudnn import CudnnOptions
+from owt_mpi.backends.precision import compute_dtype
 from owt_mpi.backends.select import select_backend
 from owt_mpi.backends.threads import default_num_threads
 from owt_mpi.checkpoint import save_weights
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.checked import CheckedCommunicator
 from owt_mpi.comm.guard import DATA_ERROR, USAGE_ERROR, CollectiveExit, agree
+from owt_mpi.comm.half import carrying_halves
 from owt_mpi.comm.ledger import Ledger, flow_rows
 from owt_mpi.comm.metered import MeteredCommunicator
 from owt_mpi.comm.placement import local_rank
@@ -63,9 +65,11 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
     What is wrong with the options or the data ends all ranks together, with a CollectiveExit.
     """
     with _agreed(world, USAGE_ERROR):
-        dtype = np.dtype(config.parallel.dtype)
+        dtype = compute_dtype(config.parallel.precision, config.parallel.dtype)
         gpu_number = 0 if config.parallel.virtual_ranks else local_rank(world)  # virtual ranks share one
-        backend, reason = select_backend(config.parallel.backend, dtype, gpu_number, _cudnn_options(config))
+        backend, reason = select_backend(
+            config.parallel.backend, dtype, gpu_number, _cudnn_options(config), config.parallel.precision == "tf32"
+        )
         num_threads = config.parallel.threads or default_num_threads(ranks_sharing_cores)
         backend.set_num_threads(num_threads)
         per_rank = config.batch.images_per_rank or images_per_rank(config.batch.global_batch, world.size)
@@ -86,7 +90,7 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
         for _, update in head_updates:
             update.period(plan.make_scheme().num_passes(plan.ranks_sharing_head))
         data = _make_loaders(config, reader, validation_reader, per_rank, world)
-    layout = make_layout(world, plan)
+    layout = make_layout(carrying_halves(world, dtype), plan)
     if config.run.dry_run:
         if world.rank == 0:
             sync = (config.parallel.trunk_sync, config.parallel.wire_dtype)
@@ -165,6 +169,7 @@ def _epochs(
                 reporter.record(
                     "train", epoch=epoch + 1, step=step, lr=trainer.trunk_lr * factor, loss=total.loss, top1=total.top1,
                     images_per_second=speed, data_wait=data_wait, exchange_wait=exchange_wait,
+                    **trainer.loss_scale.facts(),
                 )  # fmt: skip
                 reporter.record("wire", step=step, steps=step - window_start, flows=flow_rows(flows))
                 reporter.record("ranks", step=step, steps=step - window_start, ranks=[asdict(each) for each in ranks])
@@ -313,5 +318,6 @@ def _write_description(run_dir: Path, config: Config, facts: dict[str, str]) -> 
 
 
 def _save(path: Path, trainer: Trainer, layout: Layout) -> None:
+    trainer.collect_masters()
     parameters = trainer.trunk.parameters() + trainer.head.parameters()
     save_weights(path, parameters, layout.head, is_writer=layout.world.rank == 0)

@@ -12,11 +12,13 @@ from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.summary import Summary, print_summary, summarise
 
 
-def summary_of(scheme: str, num_ranks: int, model: str = "alexnet-owt", n: int = 128, **sync: str) -> Summary:
+def summary_of(
+    scheme: str, num_ranks: int, model: str = "alexnet-owt", n: int = 128, dtype: str = "float32", **sync: str
+) -> Summary:
     def fn(comm):
         spec = InputSpec(224, 3, 1000)
         layout = make_layout(comm, Plan(num_ranks, scheme))
-        return summarise(MODELS[model](spec), layout, n, np.dtype(np.float32), **sync)
+        return summarise(MODELS[model](spec), layout, n, np.dtype(dtype), **sync)
 
     return run_ranks(num_ranks, fn)[0]
 
@@ -49,6 +51,16 @@ def test_16_bits_on_the_wire_halve_the_gradients_and_leave_new_weights_whole():
     assert trunk_bytes() == [4 * 2_469_696]
     assert trunk_bytes(wire_dtype="bfloat16") == trunk_bytes(wire_dtype="float16") == [2 * 2_469_696]
     assert trunk_bytes(wire_dtype="float16", trunk_sync="sharded") == [2_469_696, 2 * 2_469_696]
+
+
+def test_halves_are_half_the_bytes_but_for_master_weights_and_sums_for_few_ranks():
+    whole, half = summary_of("c", 4), summary_of("c", 4, dtype="float16")
+    assert {name: 2 * size for name, size in half.received_bytes.items()} == whole.received_bytes
+    assert half.memory_bytes["weights"] == half.memory_bytes["gradients"] == whole.memory_bytes["weights"] // 2
+    assert half.memory_bytes["master weights"] == half.memory_bytes["momentum"] == whole.memory_bytes["momentum"]
+    assert "master weights" not in whole.memory_bytes
+    few, boundary = summary_of("b", 4, dtype="float16").received_bytes, "activations to the head and their gradients"
+    assert few[boundary] == 1.5 * half.received_bytes[boundary]  # float32 on the way back
 
 
 def test_the_input_split_moves_41_percent_less_within_and_before_the_head_at_8_ranks():

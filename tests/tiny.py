@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 
 from owt_mpi.backends.base import Backend
-from owt_mpi.backends.reference import ReferenceBackend
+from owt_mpi.backends.precision import Precision, compute_dtype
+from owt_mpi.backends.select import select_backend
 from owt_mpi.checkpoint import whole_parameter
 from owt_mpi.comm.base import Communicator
+from owt_mpi.comm.half import carrying_halves
 from owt_mpi.comm.staged import staged
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.config import Config, OptimizerOptions, ParallelOptions
@@ -82,6 +84,7 @@ def train_tiny(
     trunk_sync: TrunkSync = "all-reduce",
     wire_dtype: WireDtype = "auto",
     hosts: Sequence[str] = (),
+    precision: Precision = "fp32",
 ) -> tuple[dict[str, np.ndarray], list[float]]:
     """Train on the ranks of `comm`; return the parameters as global arrays, and the loss of every step.
 
@@ -89,18 +92,22 @@ def train_tiny(
     """
     config = Config(
         optimizer=OptimizerOptions(lr=0.02, lr_base_batch=GLOBAL_BATCH),
-        parallel=ParallelOptions(dtype=dtype, bucket_mib=0.001, trunk_sync=trunk_sync, wire_dtype=wire_dtype),
+        parallel=ParallelOptions(
+            dtype=dtype, bucket_mib=0.001, trunk_sync=trunk_sync, wire_dtype=wire_dtype, precision=precision
+        ),
     )
-    backend = backend or ReferenceBackend()
+    computed = compute_dtype(precision, dtype)
+    backend = backend or select_backend("reference", computed)[0]
     model, plan = tiny_model(loss), plan or Plan(comm.size)
     plan.check(model, GLOBAL_BATCH // comm.size)
-    layout = make_layout(staged(comm, backend), plan, hosts[comm.rank] if hosts else "")
+    layout = make_layout(carrying_halves(staged(comm, backend), computed), plan, hosts[comm.rank] if hosts else "")
     trainer = Trainer(config, model, layout, backend, GLOBAL_BATCH)
     trainer.set_head_update(HeadUpdate(passes_per_update))
     losses = [
         trainer.train_step(part_of(global_batch(step, dtype), comm.rank, comm.size), step).loss
         for step in range(num_steps)
     ]
+    trainer.collect_masters()
     parameters = trainer.trunk.parameters() + trainer.head.parameters()
     return {p.name: np.array(whole_parameter(p, layout.head)) for p in parameters}, losses
 

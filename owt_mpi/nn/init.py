@@ -8,6 +8,7 @@ import numpy as np
 from owt_mpi import rng
 from owt_mpi.autograd import Parameter
 from owt_mpi.backends.base import Backend, Shape
+from owt_mpi.backends.precision import exact_dtype
 
 _BLOCK = 1 << 18  # elements drawn at a time: the float64 temporaries stay in cache
 
@@ -52,16 +53,19 @@ class FanInUniform:
 
 
 def initialise(parameters: list[Parameter], backend: Backend, seed: int, dtype: np.dtype) -> None:
-    """Give every parameter its first values: functions of `seed`, its name and each element's global index."""
+    """Give every parameter its first values: functions of `seed`, its name and each element's global index.
+
+    They are to be computed with as `dtype`.
+    """
     for parameter in parameters:
         assert parameter.name, "assign_names comes first"
-        values = np.empty(prod(parameter.shape), dtype)
+        values = np.empty(prod(parameter.shape), exact_dtype(dtype))
         key = rng.stream_key(seed, "init", parameter.name)
         for start in range(0, values.size, _BLOCK):
             stop = min(start + _BLOCK, values.size)
             indices = global_indices(parameter, start, stop)
             values[start:stop] = parameter.init.draw(key, indices, parameter.global_shape)
-        parameter.set_data(backend.from_host(values.reshape(parameter.shape)), backend)
+        parameter.set_values(backend.from_host(values.reshape(parameter.shape)), backend, dtype)
 
 
 def global_indices(parameter: Parameter, start: int, stop: int) -> np.ndarray:

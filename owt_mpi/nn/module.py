@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from owt_mpi.autograd import Parameter, Tensor
+from owt_mpi.backends.precision import exact_dtype
 
 # sees every named module's output as it is made: (name of the module, output)
 Watch = Callable[[str, Tensor], None]
@@ -130,4 +131,5 @@ def load_values(parameter: Parameter, values: np.ndarray, backend: Any) -> None:
         where = [slice(None)] * values.ndim
         where[shard.axis] = slice(shard.index * length, (shard.index + 1) * length)
         values = values[tuple(where)]
-    parameter.set_data(backend.from_host(np.array(values, dtype=parameter.dtype, order="C")), backend)
+    exact = np.array(values, dtype=exact_dtype(parameter.dtype), order="C")
+    parameter.set_values(backend.from_host(exact), backend, parameter.dtype)

@@ -21,8 +21,8 @@ T = TypeVar("T")
 class Optimizer(Protocol):
     """What changes parameters."""
 
-    def step(self, lr: float) -> None:
-        """Update every parameter by its gradient, in place, and forget the gradients."""
+    def step(self, lr: float, grad_scale: float = 1.0) -> None:
+        """Update every parameter by `grad_scale` times its gradient, in place, and forget the gradients."""
         ...
 
 
@@ -47,7 +47,8 @@ class GradSync(ABC, Generic[T]):
     def __init__(
         self, parameters: list[Parameter], comm: Communicator, backend: Backend, bucket_bytes: int, multiple: int
     ) -> None:
-        self._comm, self._parameters = comm, parameters if comm.size > 1 else []
+        self._comm, self._backend = comm, backend
+        self._updated, self._parameters = parameters, parameters if comm.size > 1 else []
         self._bucket_of: dict[int, int] = {}
         self._buckets: list[Array] = []
         self._members: list[list[Parameter]] = []
@@ -62,15 +63,29 @@ class GradSync(ABC, Generic[T]):
             self._members.append(group)
 
     @abstractmethod
-    def start_step(self, lr: float) -> Pending[None]:
+    def start_step(self, lr: float, grad_scale: float = 1.0) -> Pending[None]:
         """Update the parameters by the summed gradients, forget those, and start to collect the new weights.
 
-        Nothing may read the weights before `wait()` has returned.
+        The gradients are multiplied by `grad_scale` first. Nothing may read the weights before `wait()` has returned.
         """
 
     @abstractmethod
     def wait(self) -> None:
         """Return when every exchange that was started is done."""
+
+    @abstractmethod
+    def gradients_are_finite(self) -> bool:
+        """Return whether this rank's sums have no infinity or NaN, when every exchange that was started is done."""
+
+    def skip_step(self) -> None:
+        """Forget the gradients, when every exchange that was started is done: nothing is updated."""
+        self.wait()
+        self._pending = []
+        for parameter in self._updated:
+            parameter.clear_grad()
+
+    def collect_masters(self) -> None:
+        """Let `exact` of every parameter be there, until the next step. All ranks call, between steps."""
 
     @abstractmethod
     def _start_exchange(self, flat: Array) -> Pending[T]:
@@ -122,10 +137,14 @@ class AllReduceSync(GradSync[Pending[Array]]):
         super().__init__(parameters, comm, backend, bucket_bytes, comm.size if self._wire.rounds else 1)
         self._optimizer = make_optimizer(parameters)
 
-    def start_step(self, lr: float) -> Pending[None]:
+    def start_step(self, lr: float, grad_scale: float = 1.0) -> Pending[None]:
         self.wait()
-        self._optimizer.step(lr)
+        self._optimizer.step(lr, grad_scale)
         return Done(None)
+
+    def gradients_are_finite(self) -> bool:
+        self.wait()
+        return self._backend.all_finite([parameter.grad for parameter in self._updated])
 
     def wait(self) -> None:
         """Return when every gradient is the sum over ranks."""

@@ -7,6 +7,7 @@ from math import prod
 
 from owt_mpi.autograd import Parameter
 from owt_mpi.backends.base import Array, Backend
+from owt_mpi.backends.precision import exact_dtype, is_half
 from owt_mpi.comm.base import Communicator, Pending, block_of
 from owt_mpi.parallel.grad_sync import GradSync, MakeOptimizer, Optimizer, starts_of
 from owt_mpi.parallel.wire import Wire
@@ -26,6 +27,7 @@ class _WeightBucket:
         self.own = block_of(self._flat, 0, comm.rank, comm.size)
         first = comm.rank * len(self.own)
         self._segments: list[tuple[slice, Parameter]] = []  # what lies where in `own`
+        self._master = backend.xp.zeros(len(self.own), exact_dtype(self.own.dtype)) if is_half(self.own.dtype) else None
         for parameter, start in zip(members, starts_of(members), strict=True):
             assert parameter.data is not None, f"{parameter.name} has no values"
             stop = start + prod(parameter.shape)
@@ -38,29 +40,44 @@ class _WeightBucket:
                 segment = Parameter((part.stop - part.start,), parameter.init, parameter.is_bias)
                 segment.name = f"rank {comm.rank}'s part of {parameter.name}"
                 segment.set_data(self.own[part], backend)
+                if self._master is not None and parameter.master is not None:
+                    segment.master = self._master[part]
+                    segment.master[...] = parameter.master.reshape(-1)[first + part.start - start :][: segment.size]
                 self._segments.append((part, segment))
+            parameter.master = None
         self._optimizer: Optimizer = make_optimizer([segment for _, segment in self._segments])
 
-    def update_own(self, grad: Array, lr: float) -> None:
+    def update_own(self, grad: Array, lr: float, grad_scale: float) -> None:
         """Update this rank's block by `grad`, summed over ranks, each parameter's part by that parameter's rule."""
         for parameter, view in zip(self._members, self._views, strict=True):
             assert parameter.data is view, f"{parameter.name} was moved out of its bucket; write into its data instead"
             assert parameter.grad is not None, f"{parameter.name} has no gradient"
             parameter.clear_grad()
+            parameter.master = None
         for part, segment in self._segments:
             segment.grad = grad[part]
-        self._optimizer.step(lr)
+        self._optimizer.step(lr, grad_scale)
 
     def write(self, weights: Array) -> None:
         """Take over the blocks of all ranks."""
         self._flat[...] = weights
+
+    def start_collect(self, comm: Communicator) -> Pending[Array] | None:
+        """Start to collect the master weights of all ranks, None where the weights are not rounded."""
+        return None if self._master is None else comm.start_all_gather(self._master)
+
+    def show_masters(self, masters: Array) -> None:
+        """Give every parameter its part of `masters`, until the next update."""
+        for parameter, start in zip(self._members, starts_of(self._members), strict=True):
+            parameter.master = masters[start : start + prod(parameter.shape)].reshape(parameter.shape)
 
 
 class ShardedSync(GradSync[Array]):
     """Gradients are reduce-scattered; each rank updates its 1/K of every bucket; the new weights are all-gathered.
 
     The weights are moved into flat buckets: `parameter.data` becomes a view, to be written into, not replaced. Where
-    `wire_dtype` rounds, it rounds gradients alone: weights cross as they are, and stay equal on all ranks to the bit.
+    `wire_dtype` rounds, it rounds gradients alone: weights cross as they are computed with, and stay equal on all ranks
+    to the bit. Of float32 master weights a rank keeps its 1/K.
     """
 
     def __init__(
@@ -80,11 +97,11 @@ class ShardedSync(GradSync[Array]):
             for members, flat in zip(self._members, self._buckets, strict=True)
         ]
 
-    def start_step(self, lr: float) -> Pending[None]:
+    def start_step(self, lr: float, grad_scale: float = 1.0) -> Pending[None]:
         arriving: list[tuple[_WeightBucket, Pending[Array]]] = []
         for bucket, pending in self._pending:
             weights = self._weights[bucket]
-            weights.update_own(pending.wait(), lr)  # under the exchanges of the other buckets
+            weights.update_own(pending.wait(), lr, grad_scale)  # under the exchanges of the other buckets
             with about(f"bucket {bucket}"):
                 arriving.append((weights, self._comm.start_all_gather(weights.own)))
         self._pending = []
@@ -93,6 +110,15 @@ class ShardedSync(GradSync[Array]):
     def wait(self) -> None:
         for _, pending in self._pending:
             pending.wait()
+
+    def gradients_are_finite(self) -> bool:
+        return self._backend.all_finite([pending.wait() for _, pending in self._pending])
+
+    def collect_masters(self) -> None:
+        arriving = [(bucket, bucket.start_collect(self._comm)) for bucket in self._weights]
+        for bucket, pending in arriving:
+            if pending is not None:
+                bucket.show_masters(pending.wait())
 
     def _start_exchange(self, flat: Array) -> Pending[Array]:
         return self._wire.start_reduce_scatter(flat)

@@ -9,8 +9,16 @@ from typing import Literal
 import numpy as np
 
 from owt_mpi.backends.base import Array
+from owt_mpi.backends.precision import is_half
 
 WireDtype = Literal["auto", "float32", "float16", "bfloat16"]
+
+
+def crossing_type(wire_dtype: WireDtype, dtype: np.dtype) -> WireDtype:
+    """Return what numbers of `dtype` cross as: halves that are to cross as they are are named, as none adds them up."""
+    if wire_dtype != "auto" or not is_half(dtype):
+        return wire_dtype
+    return "float16" if dtype == np.float16 else "bfloat16"
 
 
 def wire_itemsize(wire_dtype: WireDtype, dtype: np.dtype) -> int:
@@ -19,10 +27,12 @@ def wire_itemsize(wire_dtype: WireDtype, dtype: np.dtype) -> int:
 
 
 def to_wire(x: Array, wire_dtype: WireDtype) -> Array:
-    """Return `x` (float32 or float64) rounded to the nearest `wire_dtype`, ties to even, in a new array.
+    """Return `x` rounded to the nearest `wire_dtype`, ties to even, in a new array; its bits where that is its dtype.
 
     What is too large becomes infinite, as in any conversion; infinities and NaNs stay what they are.
     """
+    if is_half(x.dtype) and x.dtype.name == wire_dtype:
+        return x.view(np.uint16)
     with np.errstate(over="ignore"):
         if wire_dtype == "float16":
             return x.astype(np.float16).view(np.uint16)

@@ -11,6 +11,7 @@ import pytest
 
 from owt_mpi.backends.cuda import CudaBackend
 from owt_mpi.backends.cuda_device import CudaDevice
+from owt_mpi.backends.precision import HALF_DTYPES
 from owt_mpi.checkpoint import read_weights
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.config import BatchOptions, Config, DataOptions, ModelOptions, ParallelOptions, RunOptions
@@ -74,6 +75,18 @@ def test_weights_that_are_shared_out_are_the_references(cuda):
 def test_gradients_in_16_bits_are_rounded_as_the_references_are(cuda, wire_dtype):
     expected = train_tiny_on(Plan(2, "c"), dtype="float32", num_steps=NUM_STEPS, wire_dtype=wire_dtype)
     check_same(train_on_cuda(Plan(2, "c"), wire_dtype=wire_dtype), expected)
+
+
+@pytest.mark.parametrize("dtype", HALF_DTYPES, ids=str)
+@pytest.mark.parametrize("scheme", ["b", "c", "d"])
+def test_halves_train_as_the_references_do_but_for_rounding(cuda, scheme, dtype):
+    options = {"precision": "fp16" if dtype == np.float16 else "bf16", "trunk_sync": "sharded"}
+    expected = train_tiny_on(Plan(2, scheme), dtype="float32", num_steps=NUM_STEPS, **options)
+    parameters, losses = train_on_cuda(Plan(2, scheme), **options)
+    unit = 2.0 ** -(11 if dtype == np.float16 else 8)
+    np.testing.assert_allclose(losses, expected[1], rtol=2 * unit)
+    assert largest_difference(parameters, expected[0]) < 8 * unit
+    assert RACES == []
 
 
 def test_ranks_may_share_a_backend(cuda):

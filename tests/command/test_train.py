@@ -214,3 +214,29 @@ def test_a_channel_that_never_changes_trains(shards: Path, preset: Path, tmp_pat
     (shards / "manifest.json").write_text(json.dumps(manifest))
     done = train_alone(*options(shards, preset, tmp_path / "run"), "--max-steps", "2")
     assert done.returncode == 0, done.stderr
+
+
+def test_half_precision_keeps_master_weights_and_tells_of_the_loss_scale(shards, preset, tmp_path):
+    run = tmp_path / "run"
+    done = train_alone(*options(shards, preset, run), "--precision", "fp16", "--backend", "reference")
+    assert done.returncode == 0, done.stderr
+    assert "float16" in done.stdout
+    for record in records_of(run):
+        if record["kind"] == "train":
+            assert record["loss_scale"] <= 2.0**15
+            assert record["skipped_updates"] >= 0
+    assert all(values.dtype == np.float32 for values in read_weights(run / "weights.h5").values())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--precision", "bf16", "--dtype", "float64"], "--precision bf16 and --dtype float64 contradict each other"),
+        (["--precision", "tf32", "--backend", "reference"], "'reference' has no TF32"),
+        (["--precision", "fp16", "--backend", "onednn"], "'onednn' computes in float32, not float16"),
+    ],
+)
+def test_a_precision_that_cannot_be_had_is_refused(shards, preset, tmp_path, wrong, message):
+    done = train_alone(*options(shards, preset, tmp_path / "run"), *wrong)
+    assert done.returncode == 2
+    assert message in done.stderr + done.stdout

@@ -100,9 +100,9 @@ def events_of_step(sync_type: type[GradSync], comm: Communicator, monkeypatch, *
         events.append("backward of a layer")
         return plain_backward(self, gy)
 
-    def noted_step(self, lr):
+    def noted_step(self, lr, grad_scale=1.0):
         events.append("update")
-        plain_step(self, lr)
+        plain_step(self, lr, grad_scale)
 
     with monkeypatch.context() as patch:
         patch.setattr(LinearOp, "backward", noted_backward)
