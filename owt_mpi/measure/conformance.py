@@ -123,6 +123,11 @@ def _momentum_sgd(b: Backend, w: Array, v: Array, g: Array) -> Sequence[Array]:
     return [w, v]
 
 
+def _all_finite(b: Backend, x: Array) -> Sequence[Array]:
+    answers = [b.all_finite([x, x]), b.all_finite([x, x * float("inf")])]
+    return [b.from_host(np.array(answers, np.float32))]
+
+
 def _conv_cases(x: Shape, w: Shape, stride: int, pad: int) -> list[_Case]:
     height, width = ((x[1 + i] + 2 * pad - w[1 + i]) // stride + 1 for i in (0, 1))
     y, bias = (x[0], height, width, w[0]), (w[0],)
@@ -147,4 +152,5 @@ _CASES = [
     _Case("logistic_loss", ((_ROWS, _CLASSES),), _logistic),
     _Case("softmax_max, softmax_sum, softmax_loss", ((_ROWS, _CLASSES),), _softmax),
     _Case("momentum_sgd", ((7, 11), (7, 11), (7, 11)), _momentum_sgd),
+    _Case("all_finite", ((7, 11),), _all_finite),
 ]
