@@ -93,7 +93,7 @@ def test_options_for_cudnn_reach_it_and_are_said_to_be_idle_without_a_gpu(monkey
         monkeypatch.setattr(cuda, "find_cudnn", lambda: None)
         monkeypatch.setattr(cuda, "Cudnn", Recorder)
         reason = select_backend("cuda", np.float32, cudnn=options)[1]
-    assert given[-1] == {"autotune": False, "deterministic": True, "workspace_bytes": 3 << 20}
+    assert given[-1] == {"tf32": False, "autotune": False, "deterministic": True, "workspace_bytes": 3 << 20}
     assert reason.endswith("convolutions by cuDNN, deterministic)")
     reason = select_backend("reference", np.float32, cudnn=options)[1]
     assert reason.endswith("; the options for cuDNN change nothing without a GPU")
