@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,8 @@ from owt_mpi.comm.transport import open_transport
 from owt_mpi.comm.watchdog import Watch
 from owt_mpi.config import Config
 from owt_mpi.data.loader import Loader
-from owt_mpi.data.readers import Reader, SyntheticReader
-from owt_mpi.data.sampler import BatchPlan, TrainPlan, ValidationPlan
-from owt_mpi.data.shard_format import ShardReader
 from owt_mpi.metrics import Reporter
-from owt_mpi.nn.model import InputSpec
+from owt_mpi.nn.model import InputSpec, Model
 from owt_mpi.nn.models import find_builder
 from owt_mpi.nn.restricted import restricted
 from owt_mpi.optim import schedule_factor
@@ -48,15 +45,7 @@ from owt_mpi.stragglers import rank_lines
 from owt_mpi.summary import print_summary, summarise
 from owt_mpi.trace import Tracer
 from owt_mpi.trainer import NonFiniteLoss, Score, Trainer
-
-
-@dataclass(frozen=True)
-class Data:
-    """The two loaders of a run; no validation where the data has none."""
-
-    train: Loader
-    validation: Loader | None
-    reader: Reader
+from owt_mpi.training_data import Data, make_loaders, open_readers
 
 
 def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) -> None:
@@ -79,17 +68,15 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
     watch = Watch(world.rank, config.parallel.stall_seconds, config.parallel.stall_abort_seconds)
     world = _observed(transport.comm, ledger, watch, config.parallel.check_collectives)
     with _agreed(world, DATA_ERROR):
-        reader, validation_reader = _open_readers(config)
+        reader, validation_reader = open_readers(config)
     with _agreed(world, USAGE_ERROR):
-        spec = InputSpec(config.model.crop, reader.image_shape[2], reader.num_classes)
-        model = find_builder(config.model.model)(spec)
-        model = restricted(model, config.model.fc_crosstalk, config.model.fc_blocks)
+        model = _model(config, reader.image_shape[2], reader.num_classes)
         plan = _plan(config, world.size)
         plan.check(model, per_rank)
         head_updates = parse_head_update(config.parallel.head_update)
         for _, update in head_updates:
             update.period(plan.make_scheme().num_passes(plan.ranks_sharing_head))
-        data = _make_loaders(config, reader, validation_reader, per_rank, world)
+        data = make_loaders(config, reader, validation_reader, per_rank, world)
     layout = make_layout(carrying_halves(world, dtype), plan)
     if config.run.dry_run:
         if world.rank == 0:
@@ -228,42 +215,10 @@ def _agreed(comm: Communicator, code: int) -> Iterator[None]:
         agree(comm, None, code)
 
 
-def _open_readers(config: Config) -> tuple[Reader, Reader | None]:
-    if config.data.data == "synthetic":
-        channels, side = 3, config.model.crop
-        shape = (side, side, channels)
-        return SyntheticReader(
-            config.data.synthetic_images, shape, config.data.synthetic_classes, config.run.seed
-        ), None
-    folder = Path(config.data.data)
-    reader = ShardReader(folder, "train")
-    return reader, ShardReader(folder, "val") if "val" in reader.manifest.splits else None
-
-
-def _make_loaders(
-    config: Config, reader: Reader, validation: Reader | None, per_rank: int, world: Communicator
-) -> Data:
-    statistics = reader.statistics
-    mean = np.array(statistics.mean)
-    std = np.array(statistics.std)
-    std[std == 0] = 1.0  # a channel that never changes stays 0
-    scale = np.ones_like(mean) if config.data.normalise == "mean" else 1.0 / std
-
-    def loader(source: Reader, plan: BatchPlan, train: bool) -> Loader:
-        return Loader(
-            source, plan, crop=(config.model.crop, config.model.crop), train=train, flip=config.data.flip,
-            seed=config.run.seed, dtype=np.dtype(config.parallel.dtype), mean=mean, scale=scale, rank=world.rank,
-            size=world.size, prefetch=config.data.prefetch,
-        )  # fmt: skip
-
-    global_batch = per_rank * world.size
-    return Data(
-        train=loader(reader, TrainPlan(reader.num_samples, global_batch, config.run.seed), train=True),
-        validation=None
-        if validation is None
-        else loader(validation, ValidationPlan(validation.num_samples, global_batch), train=False),
-        reader=reader,
-    )
+def _model(config: Config, channels: int, num_classes: int) -> Model:
+    options = config.model
+    model = find_builder(options.model)(InputSpec(options.crop, channels, num_classes))
+    return restricted(model, options.fc_crosstalk, options.fc_blocks)
 
 
 def _plan(config: Config, num_ranks: int) -> Plan:

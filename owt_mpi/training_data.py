@@ -1,0 +1,60 @@
+"""The images of a training run: readers and loaders as the options say."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from owt_mpi.comm.base import Communicator
+from owt_mpi.config import Config
+from owt_mpi.data.loader import Loader
+from owt_mpi.data.readers import Reader, SyntheticReader
+from owt_mpi.data.sampler import BatchPlan, TrainPlan, ValidationPlan
+from owt_mpi.data.shard_format import ShardReader
+
+
+@dataclass(frozen=True)
+class Data:
+    """The two loaders of a run; no validation where the data has none."""
+
+    train: Loader
+    validation: Loader | None
+    reader: Reader
+
+
+def open_readers(config: Config) -> tuple[Reader, Reader | None]:
+    """Return the readers of training and validation images, the latter None where the data has none."""
+    if config.data.data == "synthetic":
+        channels, side = 3, config.model.crop
+        shape = (side, side, channels)
+        return SyntheticReader(
+            config.data.synthetic_images, shape, config.data.synthetic_classes, config.run.seed
+        ), None
+    folder = Path(config.data.data)
+    reader = ShardReader(folder, "train")
+    return reader, ShardReader(folder, "val") if "val" in reader.manifest.splits else None
+
+
+def make_loaders(config: Config, reader: Reader, validation: Reader | None, per_rank: int, world: Communicator) -> Data:
+    """Return the loaders of this rank's `per_rank` images a step."""
+    statistics = reader.statistics
+    mean = np.array(statistics.mean)
+    std = np.array(statistics.std)
+    std[std == 0] = 1.0  # a channel that never changes stays 0
+    scale = np.ones_like(mean) if config.data.normalise == "mean" else 1.0 / std
+
+    def loader(source: Reader, plan: BatchPlan, train: bool) -> Loader:
+        return Loader(
+            source, plan, crop=(config.model.crop, config.model.crop), train=train, flip=config.data.flip,
+            seed=config.run.seed, dtype=np.dtype(config.parallel.dtype), mean=mean, scale=scale, rank=world.rank,
+            size=world.size, prefetch=config.data.prefetch,
+        )  # fmt: skip
+
+    global_batch = per_rank * world.size
+    return Data(
+        train=loader(reader, TrainPlan(reader.num_samples, global_batch, config.run.seed), train=True),
+        validation=None
+        if validation is None
+        else loader(validation, ValidationPlan(validation.num_samples, global_batch), train=False),
+        reader=reader,
+    )
