@@ -37,6 +37,13 @@ class DataOptions:
     deviation ("mean-std")."""
     prefetch: int = 2
     """Batches made ready ahead of time."""
+    shuffle: Literal["full", "block"] = "full"
+    """Order of the training images: each by itself (full), or, for slow file systems, whole blocks that follow one
+    another in storage are read and many blocks mixed (block)."""
+    shuffle_block: int = 64
+    """Images of a block."""
+    shuffle_buffer: int = 16384
+    """Images that are mixed, by all ranks together; each rank's memory should hold its part of their files."""
     synthetic_images: int = 1024
     """Number of random training images (--data synthetic)."""
     synthetic_classes: int = 1000

@@ -7,6 +7,7 @@ import numpy as np
 
 from owt_mpi.comm.base import Communicator
 from owt_mpi.config import Config
+from owt_mpi.data.block_shuffle import BlockShuffle
 from owt_mpi.data.loader import Loader
 from owt_mpi.data.readers import Reader, SyntheticReader
 from owt_mpi.data.sampler import BatchPlan, TrainPlan, ValidationPlan
@@ -51,8 +52,10 @@ def make_loaders(config: Config, reader: Reader, validation: Reader | None, per_
         )  # fmt: skip
 
     global_batch = per_rank * world.size
+    options = config.data
+    blocks = BlockShuffle(options.shuffle_block, options.shuffle_buffer) if options.shuffle == "block" else None
     return Data(
-        train=loader(reader, TrainPlan(reader.num_samples, global_batch, config.run.seed), train=True),
+        train=loader(reader, TrainPlan(reader.num_samples, global_batch, config.run.seed, blocks), train=True),
         validation=None
         if validation is None
         else loader(validation, ValidationPlan(validation.num_samples, global_batch), train=False),

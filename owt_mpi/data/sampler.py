@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from owt_mpi import rng
+from owt_mpi.data.block_shuffle import BlockShuffle
 
 PADDING = -1  # the index of a row that holds no sample
 
@@ -50,11 +51,15 @@ class BatchPlan(Protocol):
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """Every epoch in a new order. The last num_samples % B samples of the order are left out: all batches are full."""
+    """Every epoch in a new order. The last num_samples % B samples of the order are left out: all batches are full.
+
+    The order is `epoch_order`, in which every permutation is as likely as another, or that of `blocks` where given.
+    """
 
     num_samples: int
     global_batch: int
     seed: int
+    blocks: BlockShuffle | None = None
 
     def __post_init__(self) -> None:
         if self.num_samples < self.global_batch:
@@ -69,7 +74,9 @@ class TrainPlan:
         return self.num_samples // self.global_batch
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return `epoch_order`, cut to whole batches."""
+        """Return the order of an epoch, cut to whole batches."""
+        if self.blocks is not None:
+            return self.blocks.order(self.seed, epoch, self.num_samples, self.global_batch)
         return epoch_order(self.seed, epoch, self.num_samples)[: self.steps_per_epoch * self.global_batch]
 
 
