@@ -11,7 +11,7 @@ import tyro
 
 from owt_mpi.data.block_shuffle import LEAST_BLOCKS, BlockShuffle
 from owt_mpi.data.sampler import TrainPlan, rank_rows
-from owt_mpi.measure.tables import Table, render
+from owt_mpi.tables import Table, render
 
 
 @dataclass(frozen=True)

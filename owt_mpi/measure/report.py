@@ -8,7 +8,7 @@ from owt_mpi.measure.conformance import ConformanceRow
 from owt_mpi.measure.convolutions import ConvolutionRow
 from owt_mpi.measure.schemes import SchemeRow
 from owt_mpi.measure.step import PartRow, StepRow
-from owt_mpi.measure.tables import Table, milliseconds, rate, render, share
+from owt_mpi.tables import Table, milliseconds, rate, render, share
 
 
 @dataclass

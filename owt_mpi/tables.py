@@ -1,4 +1,4 @@
-"""Tables of the benchmark, aligned for a terminal or as Markdown."""
+"""Tables that commands and benchmarks print, aligned for a terminal or as Markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

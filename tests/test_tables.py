@@ -1,6 +1,6 @@
 """Tables for a terminal and as Markdown."""
 
-from owt_mpi.measure.tables import Table, rate, render, share
+from owt_mpi.tables import Table, rate, render, share
 
 TABLE = Table("Title", ("name", "ms"), [["conv", "12.5"], ["a", "3"]], ["a note"])
 
