@@ -1,7 +1,7 @@
 """Gradients summed over ranks in buckets, each sent off as soon as the backward pass has filled it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import prod
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
@@ -19,7 +19,9 @@ T = TypeVar("T")
 
 
 class Optimizer(Protocol):
-    """What changes parameters."""
+    """What changes parameters. `velocities` are its momentum, one array for each."""
+
+    velocities: list[Array]
 
     def step(self, lr: float, grad_scale: float = 1.0) -> None:
         """Update every parameter by `grad_scale` times its gradient, in place, and forget the gradients."""
@@ -86,6 +88,14 @@ class GradSync(ABC, Generic[T]):
 
     def collect_masters(self) -> None:
         """Let `exact` of every parameter be there, until the next step. All ranks call, between steps."""
+
+    @abstractmethod
+    def collect_momentum(self) -> Iterator[tuple[Parameter, Array]]:
+        """Yield the momentum of every parameter, to be read at once. All ranks iterate to the end, between steps."""
+
+    @abstractmethod
+    def set_momentum(self, values: Callable[[Parameter], Array]) -> None:
+        """Give every parameter the momentum `values(parameter)`, of its shape, for the next step."""
 
     @abstractmethod
     def _start_exchange(self, flat: Array) -> Pending[T]:
@@ -155,6 +165,13 @@ class AllReduceSync(GradSync[Pending[Array]]):
         for pending in returning:
             pending.wait()
         self._pending = []
+
+    def collect_momentum(self) -> Iterator[tuple[Parameter, Array]]:
+        yield from zip(self._updated, self._optimizer.velocities, strict=True)
+
+    def set_momentum(self, values: Callable[[Parameter], Array]) -> None:
+        for parameter, velocity in zip(self._updated, self._optimizer.velocities, strict=True):
+            velocity[...] = values(parameter)
 
     def _start_exchange(self, flat: Array) -> Pending[Pending[Array]]:
         return self._wire.start_all_reduce(flat)

@@ -3,6 +3,7 @@
 The momentum is kept for that 1/K alone, and every rank receives as many bytes as in an all-reduce.
 """
 
+from collections.abc import Callable, Iterator
 from math import prod
 
 from owt_mpi.autograd import Parameter
@@ -21,7 +22,7 @@ class _WeightBucket:
     def __init__(
         self, members: list[Parameter], size: int, comm: Communicator, backend: Backend, make_optimizer: MakeOptimizer
     ) -> None:
-        self._members = members
+        self._members, self._backend = members, backend
         self._flat = backend.xp.zeros(size, members[0].dtype)
         self._views: list[Array] = []
         self.own = block_of(self._flat, 0, comm.rank, comm.size)
@@ -66,10 +67,31 @@ class _WeightBucket:
         """Start to collect the master weights of all ranks, None where the weights are not rounded."""
         return None if self._master is None else comm.start_all_gather(self._master)
 
+    def start_collect_momentum(self, comm: Communicator) -> Pending[Array]:
+        """Start to collect the momentum of all ranks."""
+        own = self._backend.xp.zeros(len(self.own), exact_dtype(self.own.dtype))
+        for (part, _), velocity in zip(self._segments, self._optimizer.velocities, strict=True):
+            own[part] = velocity
+        return comm.start_all_gather(own)
+
+    def cut(self, flat: Array) -> Iterator[tuple[Parameter, Array]]:
+        """Yield every parameter with its part of an array that is laid out as the bucket."""
+        for parameter, start in zip(self._members, starts_of(self._members), strict=True):
+            yield parameter, flat[start : start + prod(parameter.shape)].reshape(parameter.shape)
+
+    def set_momentum(self, values: Callable[[Parameter], Array], rank: int) -> None:
+        """Take this rank's part of the momentum `values(parameter)` of every parameter."""
+        flat = self._backend.xp.zeros(self._flat.shape, exact_dtype(self.own.dtype))
+        for parameter, view in self.cut(flat):
+            view[...] = values(parameter)
+        own = flat[rank * len(self.own) : (rank + 1) * len(self.own)]
+        for (part, _), velocity in zip(self._segments, self._optimizer.velocities, strict=True):
+            velocity[...] = own[part]
+
     def show_masters(self, masters: Array) -> None:
         """Give every parameter its part of `masters`, until the next update."""
-        for parameter, start in zip(self._members, starts_of(self._members), strict=True):
-            parameter.master = masters[start : start + prod(parameter.shape)].reshape(parameter.shape)
+        for parameter, master in self.cut(masters):
+            parameter.master = master
 
 
 class ShardedSync(GradSync[Array]):
@@ -119,6 +141,14 @@ class ShardedSync(GradSync[Array]):
         for bucket, pending in arriving:
             if pending is not None:
                 bucket.show_masters(pending.wait())
+
+    def collect_momentum(self) -> Iterator[tuple[Parameter, Array]]:
+        for bucket in self._weights:  # one at a time: whole momentum is K times what a rank has room for
+            yield from bucket.cut(bucket.start_collect_momentum(self._comm).wait())
+
+    def set_momentum(self, values: Callable[[Parameter], Array]) -> None:
+        for bucket in self._weights:
+            bucket.set_momentum(values, self._comm.rank)
 
     def _start_exchange(self, flat: Array) -> Pending[Array]:
         return self._wire.start_reduce_scatter(flat)
