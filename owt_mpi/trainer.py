@@ -1,5 +1,6 @@
 """One training step on one screen, and validation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
@@ -16,7 +17,7 @@ from owt_mpi.data.loader import Batch
 from owt_mpi.loss_scale import loss_scale_for
 from owt_mpi.nn.init import initialise
 from owt_mpi.nn.model import Model
-from owt_mpi.nn.module import Context
+from owt_mpi.nn.module import Context, load_weights
 from owt_mpi.ops.as_dtype import as_dtype
 from owt_mpi.optim import MomentumSGD, lr_for_batch
 from owt_mpi.parallel.grad_sync import GradSync
@@ -80,10 +81,19 @@ class NonFiniteLoss(ArithmeticError):
 class Trainer:
     """A model on its ranks: parameters, gradients and momenta, and what changes them.
 
-    `global_batch` is the number of images of all ranks together in a training step.
+    `global_batch` is the number of images of all ranks together in a training step. `weights` are what the parameters
+    start from, global arrays by name; by default they are drawn from the seed.
     """
 
-    def __init__(self, config: Config, model: Model, layout: Layout, backend: Backend, global_batch: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        model: Model,
+        layout: Layout,
+        backend: Backend,
+        global_batch: int,
+        weights: Mapping[str, Any] | None = None,
+    ) -> None:
         self.model, self.layout, self.backend = model, layout, backend
         self.seed, self.global_batch = config.run.seed, global_batch
         self.dtype = compute_dtype(config.parallel.precision, config.parallel.dtype)
@@ -91,7 +101,10 @@ class Trainer:
         self.trunk = model.trunk
         self.head = shard_head(model.head, layout.head, model.num_features, layout.scheme.splits_inputs)
         trunk, head = self.trunk.parameters(), self.head.parameters()
-        initialise(trunk + head, backend, self.seed, self.dtype)
+        if weights is None:
+            initialise(trunk + head, backend, self.seed, self.dtype)
+        else:
+            load_weights(trunk + head, weights, backend, self.dtype)
         options, parallel = config.optimizer, config.parallel
         make_sgd = partial(
             MomentumSGD,

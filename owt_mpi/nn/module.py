@@ -120,16 +120,31 @@ def symbolic_context(num_rows: int = 1, watch: Watch | None = None) -> Context:
     return Context(training=True, rows=np.arange(num_rows), watch=watch)
 
 
-def load_values(parameter: Parameter, values: np.ndarray, backend: Any) -> None:
-    """Give `parameter` a copy of global `values`, or of its shard of them. ValueError if the shapes differ."""
+def own_values(parameter: Parameter, values: Any) -> np.ndarray:
+    """Return a copy of what this rank holds of `values`, global and to be sliced. ValueError if the shapes differ."""
     if tuple(values.shape) != parameter.global_shape:
         raise ValueError(
             f"{parameter.name} has shape {parameter.global_shape}, but the values given have {tuple(values.shape)}"
         )
+    where = [slice(None)] * len(values.shape)
     if parameter.shard is not None:
         shard, length = parameter.shard, parameter.shape[parameter.shard.axis]
-        where = [slice(None)] * values.ndim
         where[shard.axis] = slice(shard.index * length, (shard.index + 1) * length)
-        values = values[tuple(where)]
-    exact = np.array(values, dtype=exact_dtype(parameter.dtype), order="C")
-    parameter.set_values(backend.from_host(exact), backend, parameter.dtype)
+    return np.array(values[tuple(where)], dtype=exact_dtype(parameter.dtype), order="C")
+
+
+def load_values(parameter: Parameter, values: Any, backend: Any) -> None:
+    """Give `parameter` a copy of global `values`, or of its shard of them. ValueError if the shapes differ."""
+    parameter.set_values(backend.from_host(own_values(parameter, values)), backend, parameter.dtype)
+
+
+def load_weights(parameters: list[Parameter], weights: Mapping[str, Any], backend: Any, dtype: np.dtype) -> None:
+    """Give all `parameters` their values, to compute with as `dtype`. ValueError unless names and shapes fit."""
+    names = {parameter.name for parameter in parameters}
+    for whose, missing in (("weights given have no", names - weights.keys()), ("model has no", weights.keys() - names)):
+        if missing:
+            others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise ValueError(f"the {whose} {min(missing)}{others}; give the --model that the weights are of")
+    for parameter in parameters:
+        parameter.dtype = dtype
+        load_values(parameter, weights[parameter.name], backend)
