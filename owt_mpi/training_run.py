@@ -21,7 +21,7 @@ from owt_mpi.backends.cudnn import CudnnOptions
 from owt_mpi.backends.precision import compute_dtype
 from owt_mpi.backends.select import select_backend
 from owt_mpi.backends.threads import default_num_threads
-from owt_mpi.checkpoint import save_weights
+from owt_mpi.checkpoint.weights import save_weights
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.checked import CheckedCommunicator
 from owt_mpi.comm.guard import DATA_ERROR, USAGE_ERROR, CollectiveExit, agree

@@ -8,7 +8,7 @@ import numpy as np
 from owt_mpi.backends.base import Backend
 from owt_mpi.backends.precision import Precision, compute_dtype
 from owt_mpi.backends.select import select_backend
-from owt_mpi.checkpoint import whole_parameter
+from owt_mpi.checkpoint.weights import whole_parameter
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.half import carrying_halves
 from owt_mpi.comm.staged import staged

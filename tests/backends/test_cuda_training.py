@@ -12,7 +12,7 @@ import pytest
 from owt_mpi.backends.cuda import CudaBackend
 from owt_mpi.backends.cuda_device import CudaDevice
 from owt_mpi.backends.precision import HALF_DTYPES
-from owt_mpi.checkpoint import read_weights
+from owt_mpi.checkpoint.weights import read_weights
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.config import BatchOptions, Config, DataOptions, ModelOptions, ParallelOptions, RunOptions
 from owt_mpi.parallel.layout import Plan

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from owt_mpi.autograd import Parameter, Shard
-from owt_mpi.checkpoint import read_weights, save_weights
+from owt_mpi.checkpoint.weights import read_weights, save_weights
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.nn.init import Normal, initialise
 from tests.op_check import REFERENCE

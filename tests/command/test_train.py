@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from owt_mpi.checkpoint import read_weights
+from owt_mpi.checkpoint.weights import read_weights
 from owt_mpi.config import Config, ModelOptions, RunOptions
 from owt_mpi.preset_files import load_preset
 from owt_mpi.training_run import _new_run_dir

@@ -1,0 +1,182 @@
+"""The checkpoint format: the one definition of its files, for writer and reader.
+
+A checkpoint is a folder `step-000001200` with
+
+- `part-00000-of-00004.h5` and so on, one written by each rank: blocks of the global arrays `weights/NAME` and
+  `momentum/NAME`, each a dataset with the attributes `start` and `global_shape`;
+- `checkpoint.h5`, which joins them: the global arrays as virtual datasets, to be read by any program with HDF5;
+- `checkpoint.json`: bytes and SHA-256 of those files, the step, the state of the training and its configuration, and a
+  SHA-256 of its own content.
+
+Weights are before rounding, in owt_mpi's order (see weights.py). A folder has that name when all of it is on disk.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from owt_mpi.checkpoint.parts import Part
+
+FORMAT_NAME = "owt_mpi.checkpoint"
+FORMAT_VERSION = 1
+JOINED_NAME = "checkpoint.h5"
+MANIFEST_NAME = "checkpoint.json"
+_STEP_NAME = re.compile(r"step-(\d{9,})")
+_LARGEST_MANIFEST = 1 << 24
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used. The message is one line: the file, what is wrong with it, and the way out."""
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size and SHA-256 of one file of a checkpoint."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CheckpointManifest:
+    """All that is known of a checkpoint besides its arrays. `state` is the training's, `config` its options."""
+
+    step: int
+    files: dict[str, FileEntry]
+    state: dict[str, Any]
+    config: dict[str, Any]
+    program: str  # name and version of what wrote it
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest into `folder`, and bring it to the disk."""
+        content = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, **asdict(self)}
+        with (folder / MANIFEST_NAME).open("w", encoding="utf-8") as file:
+            file.write(json.dumps({**content, "sha256": _digest(content)}, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @classmethod
+    def read(cls, folder: Path) -> "CheckpointManifest":
+        """Return the manifest in `folder`. CheckpointError if it is missing, damaged or of another version."""
+        path = folder / MANIFEST_NAME
+        try:
+            if path.stat().st_size > _LARGEST_MANIFEST:
+                raise CheckpointError(
+                    f"{path} has {path.stat().st_size} bytes, too many; it was not written by owt_mpi"
+                )
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST_NAME}") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path} cannot be read ({error}); take another checkpoint") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT_NAME:
+            raise CheckpointError(f"{path} is not of the format {FORMAT_NAME!r}; name a checkpoint of owt_mpi.train")
+        if content.get("format_version") != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} has format version {content.get('format_version')}, this program reads {FORMAT_VERSION}"
+            )
+        if content.pop("sha256", None) != _digest(content):
+            raise CheckpointError(f"{path} is damaged: its SHA-256 is another one; take another checkpoint")
+        try:
+            return cls(
+                step=int(content["step"]),
+                files={name: FileEntry(int(f["bytes"]), str(f["sha256"])) for name, f in content["files"].items()},
+                state=dict(content["state"]),
+                config=dict(content["config"]),
+                program=str(content["program"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path} is malformed ({type(error).__name__}: {error})") from error
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the name of the checkpoint after `step` steps: step-000001200."""
+    return f"step-{step:09d}"
+
+
+def step_of(folder: Path) -> int | None:
+    """Return the step of a folder that is named as a checkpoint, else None."""
+    match = _STEP_NAME.fullmatch(folder.name)
+    return int(match[1]) if match else None
+
+
+def part_name(rank: int, num_ranks: int) -> str:
+    """Return the name of a rank's file: part-00000-of-00004.h5."""
+    return f"part-{rank:05d}-of-{num_ranks:05d}.h5"
+
+
+def write_parts(path: Path, parts: Iterable[Part]) -> FileEntry:
+    """Write a rank's parts to `path`, bring them to the disk, and return what the manifest says of the file."""
+    with h5py.File(path, "w", locking=False) as file:
+        for part in parts:
+            dataset = file.create_dataset(part.name, data=part.values)
+            dataset.attrs["start"], dataset.attrs["global_shape"] = part.start, part.global_shape
+    return finished_entry(path)
+
+
+def write_joined(path: Path, part_files: Iterable[Path]) -> FileEntry:
+    """Write the file that shows the parts, which lie in its folder, as global arrays."""
+    layouts: dict[str, h5py.VirtualLayout] = {}
+    filled: dict[str, int] = {}
+
+    def place(file_name: str, name: str, dataset: Any) -> None:
+        if not isinstance(dataset, h5py.Dataset):
+            return
+        shape, start = tuple(dataset.attrs["global_shape"].tolist()), dataset.attrs["start"].tolist()
+        layout = layouts.setdefault(name, h5py.VirtualLayout(shape, dataset.dtype))
+        where = tuple(slice(first, first + length) for first, length in zip(start, dataset.shape, strict=True))
+        layout[where] = h5py.VirtualSource(file_name, name, dataset.shape)
+        filled[name] = filled.get(name, 0) + dataset.size
+
+    for part_file in part_files:
+        with h5py.File(part_file, "r", locking=False) as file:
+            file.visititems(lambda name, dataset, own=part_file.name: place(own, name, dataset))
+    with h5py.File(path, "w", locking=False) as file:
+        file.attrs["format"], file.attrs["format_version"] = FORMAT_NAME, FORMAT_VERSION
+        for name in sorted(layouts):
+            assert filled[name] == int(np.prod(layouts[name].shape)), f"{name}: the ranks' parts do not cover it"
+            file.create_virtual_dataset(name, layouts[name])
+    return finished_entry(path)
+
+
+def finished_entry(path: Path) -> FileEntry:
+    """Bring the file to the disk and return its size and SHA-256."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return FileEntry(path.stat().st_size, sha256_of(path))
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_file(folder: Path, name: str, entry: FileEntry) -> None:
+    """Raise CheckpointError unless the file `name` is what the manifest says of it."""
+    path = folder / name
+    if Path(name).name != name:
+        raise CheckpointError(f"{folder / MANIFEST_NAME} names {name!r}, which is not in its own folder")
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; copy the whole folder, or take another checkpoint")
+    if path.stat().st_size != entry.bytes:
+        raise CheckpointError(
+            f"{path} has {path.stat().st_size} bytes instead of {entry.bytes}; take another checkpoint"
+        )
+    if sha256_of(path) != entry.sha256:
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is another one; take another checkpoint")
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

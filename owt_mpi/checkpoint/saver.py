@@ -1,0 +1,165 @@
+"""Checkpoints written while training goes on: a snapshot is taken between steps, a thread of each rank writes its part.
+
+The threads make no MPI calls. Each rank's thread says in a small file whether its part is on disk; the thread of rank 0
+waits for these, joins the parts, and gives the folder its name. So whatever is killed at whatever moment, a folder with
+the name of a checkpoint is whole.
+"""
+
+import contextlib
+import json
+import shutil
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from owt_mpi.checkpoint.folder import finish, make_unfinished, remove_old
+from owt_mpi.checkpoint.format import (
+    JOINED_NAME,
+    CheckpointManifest,
+    FileEntry,
+    part_name,
+    write_joined,
+    write_parts,
+)
+from owt_mpi.checkpoint.parts import Part
+from owt_mpi.comm.base import Communicator
+
+_STATUS_BYTES = 4096  # taken on the disk in advance, so that a rank can say that the disk is full
+_LOOK_SECONDS = 0.05
+_CANNOT_WRITE = (OSError, RuntimeError)  # h5py raises the latter where a file cannot be closed
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds: this rank's parts, and what is the same on all ranks."""
+
+    step: int
+    parts: list[Part]
+    state: dict[str, Any]
+    is_best: bool = False
+
+
+class CheckpointSaver:
+    """Writes checkpoints into `folder`, of which the newest `keep` stay, and the best.
+
+    All ranks of `comm` call `save` and `finish` alike. A checkpoint that cannot be written is a message, not an error:
+    the training goes on.
+    """
+
+    def __init__(self, folder: Path, comm: Communicator, keep: int, config: dict[str, Any], program: str) -> None:
+        self._folder, self._comm, self._keep = folder, comm, keep
+        self._config, self._program = config, program
+        self._writing: threading.Thread | None = None
+        self._messages: list[str] = []
+        self.num_written = 0  # known on rank 0
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Start to write a checkpoint, when the one before is written."""
+        self.finish()
+        unfinished = self._prepare(snapshot.step)
+        if unfinished is not None:
+            self._writing = threading.Thread(
+                target=self._write, args=(unfinished, snapshot), name="checkpoint", daemon=True
+            )
+            self._writing.start()
+
+    def finish(self) -> None:
+        """Return when the checkpoint that was started is written, on this rank; on rank 0, when all of it is."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+
+    def messages(self) -> list[str]:
+        """Return what went wrong since the last call, for people; rank 0 knows it all."""
+        said, self._messages = self._messages, []
+        return said
+
+    def _prepare(self, step: int) -> Path | None:
+        """Return the folder to write into, with a place for every rank's status; None, and a message, if that fails."""
+        unfinished, error = Path(), None
+        if self._comm.rank == 0:
+            try:
+                unfinished = make_unfinished(self._folder, step)
+            except OSError as failure:
+                error = str(failure)
+        unfinished, error = self._comm.all_gather_object((unfinished, error))[0]
+        if error is None:
+            try:
+                _reserve(_status_path(unfinished, self._comm.rank))
+            except OSError as failure:
+                error = str(failure)
+        errors = [each for each in self._comm.all_gather_object(error) if each is not None]
+        if errors:
+            self._messages.append(_failure(step, errors[0]))
+            return None
+        return unfinished
+
+    def _write(self, unfinished: Path, snapshot: Snapshot) -> None:
+        rank, size = self._comm.rank, self._comm.size
+        name = part_name(rank, size)
+        try:
+            status = asdict(write_parts(unfinished / name, snapshot.parts))
+        except _CANNOT_WRITE as error:
+            with contextlib.suppress(OSError):
+                (unfinished / name).unlink(missing_ok=True)  # makes room
+            status = {"error": str(error)[: _STATUS_BYTES // 4]}
+        _say(_status_path(unfinished, rank), status)
+        if rank == 0:
+            try:
+                self._join(unfinished, snapshot)
+                self.num_written += 1
+            except _CANNOT_WRITE as error:
+                self._messages.append(_failure(snapshot.step, str(error)))
+                shutil.rmtree(unfinished, ignore_errors=True)
+
+    def _join(self, unfinished: Path, snapshot: Snapshot) -> None:
+        """Make a checkpoint of all ranks' parts. OSError if one of them has failed."""
+        files: dict[str, FileEntry] = {}
+        for rank in range(self._comm.size):
+            path = _status_path(unfinished, rank)
+            status = _await(path)
+            if "error" in status:
+                raise OSError(f"rank {rank}: {status['error']}")
+            files[part_name(rank, self._comm.size)] = FileEntry(**status)
+        for rank in range(self._comm.size):
+            _status_path(unfinished, rank).unlink()
+        files[JOINED_NAME] = write_joined(unfinished / JOINED_NAME, [unfinished / name for name in files])
+        CheckpointManifest(snapshot.step, files, snapshot.state, self._config, self._program).write(unfinished)
+        finish(unfinished, snapshot.is_best)
+        remove_old(self._folder, self._keep)
+
+
+def _status_path(unfinished: Path, rank: int) -> Path:
+    return unfinished / f"status-{rank:05d}"
+
+
+def _reserve(path: Path) -> None:
+    with path.open("wb") as file:
+        file.write(b" " * _STATUS_BYTES)
+
+
+def _say(path: Path, status: dict[str, Any]) -> None:
+    """Put `status` in place of the spaces; the last byte says that it is complete."""
+    text = json.dumps(status).encode()[: _STATUS_BYTES - 1]
+    with contextlib.suppress(OSError), path.open("r+b") as file:
+        file.write(text)
+        file.flush()
+        file.seek(_STATUS_BYTES - 1)
+        file.write(b"\n")
+
+
+def _await(path: Path) -> dict[str, Any]:
+    """Return what another rank says, when it has. A rank that fails ends the job, this thread with it."""
+    while not (text := path.read_bytes()).endswith(b"\n"):
+        time.sleep(_LOOK_SECONDS)
+    status: dict[str, Any] = json.loads(text)
+    return status
+
+
+def _failure(step: int, reason: str) -> str:
+    return (
+        f"WARNING: the checkpoint of step {step} could not be written ({reason}); the training goes on, and the "
+        "checkpoints before are kept; make room"
+    )
