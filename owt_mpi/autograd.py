@@ -7,8 +7,8 @@ no data): operations on it check and work out shapes only, which is how a model 
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
@@ -136,6 +136,7 @@ class Op:
     backend: Backend
     inputs: tuple[Tensor, ...] = ()
     needs_grad: tuple[bool, ...] = ()
+    stands_for_steps = False
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Apply the operation; the result requires a gradient if an input does and the tape is on."""
@@ -186,6 +187,10 @@ class Op:
         """Return the multiply-adds of one forward, 0 for what is bound by memory."""
         return 0
 
+    def record(self) -> Tensor:
+        """Return the output made once more with all that leads to it, where this `stands_for_steps`."""
+        raise NotImplementedError
+
 
 class _Mode(threading.local):
     recording = True
@@ -194,14 +199,24 @@ class _Mode(threading.local):
 _mode = _Mode()
 
 
+def is_recording() -> bool:
+    """Return whether there is a tape, in this thread."""
+    return _mode.recording
+
+
 @contextmanager
-def no_tape() -> Iterator[None]:
-    """Compute without recording, in this thread: nothing is kept for a backward."""
-    before, _mode.recording = _mode.recording, False
+def recording(on: bool) -> Iterator[None]:
+    """Compute with a tape or without one, in this thread."""
+    before, _mode.recording = _mode.recording, on
     try:
         yield
     finally:
         _mode.recording = before
+
+
+def no_tape() -> AbstractContextManager[None]:
+    """Compute without recording, in this thread: nothing is kept for a backward."""
+    return recording(False)
 
 
 def backward(output: Tensor, grad: Array) -> None:
@@ -210,31 +225,62 @@ def backward(output: Tensor, grad: Array) -> None:
     `grad` has the output's shape. What an operation kept for its backward is freed as soon as it has run.
     """
     assert output.creator is not None, "the output does not depend on anything that requires a gradient"
-    order = _tensors_from_leaves(output)
-    uses = Counter(id(x) for y in order if y.creator for x in y.creator.inputs if x.requires_grad)
-    grads: dict[int, Array] = {id(output): grad}
-    while order:
-        y = order.pop()
+    way_back = _WayBack()
+    way_back.begin(output, grad)
+    while way_back.order:
+        way_back.go_on()
+
+
+class _WayBack:
+    """A reverse pass: the tensors that are still to come, last first, and what is known about them by their id."""
+
+    def __init__(self) -> None:
+        self.order: list[Tensor] = []
+        self._uses: Counter[int] = Counter()  # by operations that are still to come
+        self._grads: dict[int, Array] = {}
+
+    def begin(self, output: Tensor, grad: Array, beyond: Iterable[Tensor] = ()) -> None:
+        """Put what leads to `output`, whose gradient is `grad`, on the way, without what is `beyond`."""
+        found = _tensors_from_leaves(output, beyond)
+        self._uses.update(id(x) for y in found if y.creator for x in y.creator.inputs if x.requires_grad)
+        self._grads[id(output)] = grad
+        self.order.extend(found)
+
+    def go_on(self) -> None:
+        """Take the next tensor off, and hand its gradient on to what it was made from."""
+        y = self.order.pop()
         op, y.creator = y.creator, None
         if op is None:
-            continue
-        for x, gx, needed in zip(op.inputs, op.backward(grads.pop(id(y))), op.needs_grad, strict=True):
+            return
+        if op.stands_for_steps:
+            gy = self._grads.pop(id(y))
+            del y  # its steps make it again
+            self._uses.subtract(id(x) for x in op.inputs if x.requires_grad)  # the steps use them in its place
+            self.begin(op.record(), gy, beyond=op.inputs)
+            return
+        for x, gx, needed in zip(op.inputs, op.backward(self._grads.pop(id(y))), op.needs_grad, strict=True):
             if not needed:
                 continue
             assert gx is not None, f"{op.name}.backward gave no gradient for an input that needs one"
-            uses[id(x)] -= 1
-            if x.creator is not None:
-                grads[id(x)] = gx if id(x) not in grads else grads[id(x)] + gx
-                continue
-            x.accumulate_grad(gx)
-            if isinstance(x, Parameter) and uses[id(x)] == 0 and x.on_grad_ready is not None:
-                x.on_grad_ready(x)
+            self._hand_on(x, gx)
+
+    def _hand_on(self, x: Tensor, gx: Array) -> None:
+        self._uses[id(x)] -= 1
+        if x.creator is not None:
+            self._grads[id(x)] = gx if id(x) not in self._grads else self._grads[id(x)] + gx
+            return
+        x.accumulate_grad(gx)
+        if isinstance(x, Parameter) and self._uses[id(x)] == 0 and x.on_grad_ready is not None:
+            x.on_grad_ready(x)
 
 
-def _tensors_from_leaves(output: Tensor) -> list[Tensor]:
-    """Return all tensors that `output` depends on through gradients, each after those it was made from."""
+def _tensors_from_leaves(output: Tensor, beyond: Iterable[Tensor] = ()) -> list[Tensor]:
+    """Return all tensors that `output` depends on through gradients, each after those it was made from.
+
+    Those in `beyond`, and what they depend on, are left out.
+    """
     order: list[Tensor] = []
-    seen: set[int] = set()
+    seen = {id(x) for x in beyond}
     stack: list[tuple[Tensor, bool]] = [(output, False)]
     while stack:
         node, inputs_done = stack.pop()
