@@ -113,6 +113,9 @@ class ParallelOptions:
     wire_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Type in which these gradients cross; they are added up as computed. auto: as computed, nothing is rounded;
     bfloat16 keeps 3 digits; float16 keeps 4 of what is between 6e-5 and 65504, and is infinite above."""
+    recompute: Literal["none", "trunk"] = "none"
+    """trunk: keep less of the trunk's activations and compute the others again in the backward pass, for the same
+    weights to the bit, a forward pass more time and less memory."""
     bucket_mib: float = 4.0
     """Gradients are summed over ranks in pieces of that size, while the backward pass runs."""
     transport: Literal["auto", "mpi", "staged", "nccl"] = "auto"

@@ -36,6 +36,7 @@ from owt_mpi.data.loader import Loader
 from owt_mpi.metrics import Reporter
 from owt_mpi.nn.model import InputSpec, Model
 from owt_mpi.nn.models import find_builder
+from owt_mpi.nn.recompute import recompute_trunk
 from owt_mpi.nn.restricted import restricted
 from owt_mpi.optim import schedule_factor
 from owt_mpi.parallel.head_update import HeadSchedule, head_update_of, parse_head_update
@@ -70,7 +71,7 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
     with _agreed(world, DATA_ERROR):
         reader, validation_reader = open_readers(config)
     with _agreed(world, USAGE_ERROR):
-        model = _model(config, reader.image_shape[2], reader.num_classes)
+        model = _model(config, reader.image_shape[2], reader.num_classes, backend.name)
         plan = _plan(config, world.size)
         plan.check(model, per_rank)
         head_updates = parse_head_update(config.parallel.head_update)
@@ -215,10 +216,13 @@ def _agreed(comm: Communicator, code: int) -> Iterator[None]:
         agree(comm, None, code)
 
 
-def _model(config: Config, channels: int, num_classes: int) -> Model:
+def _model(config: Config, channels: int, num_classes: int, backend: str) -> Model:
     options = config.model
     model = find_builder(options.model)(InputSpec(options.crop, channels, num_classes))
-    return restricted(model, options.fc_crosstalk, options.fc_blocks)
+    model = restricted(model, options.fc_crosstalk, options.fc_blocks)
+    if config.parallel.recompute == "none":
+        return model
+    return recompute_trunk(model, compute_dtype(config.parallel.precision, config.parallel.dtype).itemsize, backend)
 
 
 def _plan(config: Config, num_ranks: int) -> Plan:

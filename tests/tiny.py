@@ -18,6 +18,7 @@ from owt_mpi.data.loader import Batch
 from owt_mpi.nn.layers import LRN, AvgPool2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU
 from owt_mpi.nn.model import InputSpec, Loss, Model, num_features
 from owt_mpi.nn.module import Sequential
+from owt_mpi.nn.recompute import RecomputedSequential
 from owt_mpi.parallel.head_update import HeadUpdate
 from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.parallel.weight_sync import TrunkSync
@@ -85,10 +86,11 @@ def train_tiny(
     wire_dtype: WireDtype = "auto",
     hosts: Sequence[str] = (),
     precision: Precision = "fp32",
+    cuts: Sequence[int] | None = None,
 ) -> tuple[dict[str, np.ndarray], list[float]]:
     """Train on the ranks of `comm`; return the parameters as global arrays, and the loss of every step.
 
-    `plan` is for as many ranks as `comm` has; by default scheme (c).
+    `plan` is for as many ranks as `comm` has; by default scheme (c). With `cuts` the trunk recomputes its blocks.
     """
     config = Config(
         optimizer=OptimizerOptions(lr=0.02, lr_base_batch=GLOBAL_BATCH),
@@ -99,6 +101,8 @@ def train_tiny(
     computed = compute_dtype(precision, dtype)
     backend = backend or select_backend("reference", computed)[0]
     model, plan = tiny_model(loss), plan or Plan(comm.size)
+    if cuts is not None:
+        model.trunk = RecomputedSequential(model.trunk, cuts)
     plan.check(model, GLOBAL_BATCH // comm.size)
     layout = make_layout(carrying_halves(staged(comm, backend), computed), plan, hosts[comm.rank] if hosts else "")
     trainer = Trainer(config, model, layout, backend, GLOBAL_BATCH)

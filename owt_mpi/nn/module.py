@@ -1,6 +1,6 @@
 """Modules: named parts of a network that own parameters and compose."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,15 +95,20 @@ class Sequential(Module):
         yield from self.layers.items()
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
-        layers = list(self.layers.values())
-        in_one_go = ctx.watch is None and x.data is not None
-        while layers:
-            layer = layers.pop(0)
-            both = layer.forward_and_relu(x, ctx) if in_one_go and layers and layers[0].is_relu else None
-            if both is not None:
-                layers.pop(0)
-            x = layer(x, ctx) if both is None else both
-        return x
+        return run_in_turn(self.layers.values(), x, ctx)
+
+
+def run_in_turn(layers: Iterable[Module], x: Tensor, ctx: Context) -> Tensor:
+    """Return what `layers` make of x, one after the other; see Sequential."""
+    waiting = list(layers)
+    in_one_go = ctx.watch is None and x.data is not None
+    while waiting:
+        layer = waiting.pop(0)
+        both = layer.forward_and_relu(x, ctx) if in_one_go and waiting and waiting[0].is_relu else None
+        if both is not None:
+            waiting.pop(0)
+        x = layer(x, ctx) if both is None else both
+    return x
 
 
 def assign_names(root: Module, name: str) -> None:
