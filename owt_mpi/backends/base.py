@@ -13,7 +13,7 @@ pads that do not fit one another. Several threads may use one backend at once.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -38,6 +38,13 @@ class DropoutMask:
     scale: float
 
 
+class Memory(NamedTuple):
+    """The memory that a backend's arrays live in, in bytes: what is free now, and all of it."""
+
+    free: int
+    total: int
+
+
 class Backend(Protocol):
     """Compute on one rank's device. Knows nothing of ranks, layers or gradients of anything but its own operations."""
 
@@ -56,6 +63,10 @@ class Backend(Protocol):
 
     def synchronize(self) -> None:
         """Wait until all work issued so far is done."""
+        ...
+
+    def memory(self) -> Memory | None:
+        """Return the memory of the device, None where it is not known. The ranks of a node share the host's."""
         ...
 
     def set_num_threads(self, num_threads: int) -> None:

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import numpy as np
 
-from owt_mpi.backends.base import Array
+from owt_mpi.backends.base import Array, Memory
 
 CHUNK_BYTES = 4 << 20  # long enough for the full rate of the bus; the host fills one while another crosses
 NUM_CHUNKS = 3
@@ -109,6 +109,10 @@ class CudaDevice:
             # slices of one GPU share its address; CuPy cuts the UUID at its first zero, so it would not do alone
             identity=f"{self._device.pci_bus_id} {properties['uuid'].hex()}",
         )
+
+    def memory(self) -> Memory:
+        """Return how much memory is free, to all processes, and how much the device has."""
+        return Memory(*self._device.mem_info)
 
     def upload(self, array: np.ndarray) -> Array:
         """Return a copy of `array` on the device, C-contiguous.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from owt_mpi.backends import threads
-from owt_mpi.backends.base import Array, DropoutMask, Shape
+from owt_mpi.backends.base import Array, DropoutMask, Memory, Shape
 from owt_mpi.backends.checks import check_dtypes, check_momentum_sgd
 from owt_mpi.backends.cuda_device import load_cupy, open_device
 from owt_mpi.backends.cuda_kernels import CudaKernels
@@ -43,6 +43,10 @@ class CudaRows:
     def synchronize(self) -> None:
         """Return when the device is idle."""
         self._device.synchronize()
+
+    def memory(self) -> Memory:
+        """See Backend."""
+        return self._device.memory()
 
     def set_num_threads(self, num_threads: int) -> None:
         """Use `num_threads` threads in what the host still computes."""

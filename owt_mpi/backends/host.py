@@ -8,7 +8,8 @@ import numpy as np
 
 from owt_mpi import rng
 from owt_mpi.backends import threads
-from owt_mpi.backends.base import DropoutMask
+from owt_mpi.backends.base import DropoutMask, Memory
+from owt_mpi.backends.memory import host_memory
 
 
 class HostBackend:
@@ -27,6 +28,10 @@ class HostBackend:
 
     def synchronize(self) -> None:
         """Return at once: operations are done when they return."""
+
+    def memory(self) -> Memory | None:
+        """See Backend. What Linux takes to be available to new work, None where it does not say."""
+        return host_memory()
 
     def set_num_threads(self, num_threads: int) -> None:
         """Use `num_threads` threads in NumPy's matmul (process-wide) and in OpenMP (this calling thread)."""

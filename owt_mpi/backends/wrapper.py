@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from owt_mpi.backends.base import Array, Backend, DropoutMask, Pair, Shape
+from owt_mpi.backends.base import Array, Backend, DropoutMask, Memory, Pair, Shape
 
 
 class BackendWrapper:
@@ -27,6 +27,9 @@ class BackendWrapper:
 
     def synchronize(self) -> None:
         self._inner.synchronize()
+
+    def memory(self) -> Memory | None:
+        return self._inner.memory()
 
     def set_num_threads(self, num_threads: int) -> None:
         self._inner.set_num_threads(num_threads)

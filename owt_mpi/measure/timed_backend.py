@@ -9,7 +9,7 @@ from typing import Any, cast
 from owt_mpi.backends.base import Array, Backend
 from owt_mpi.backends.wrapper import BackendWrapper
 
-_NOT_TIMED = {"synchronize", "set_num_threads"}
+_NOT_TIMED = {"synchronize", "set_num_threads", "memory"}
 
 
 @dataclass(frozen=True)
