@@ -174,6 +174,8 @@ class RunOptions:
     """Write a trace of the first steps, of all ranks, to trace.json in the run's folder; ui.perfetto.dev shows it."""
     trace_steps: int = 20
     """How many steps to trace."""
+    ignore_memory: bool = False
+    """Start even if more memory is forecast to be needed than is free."""
     json: str = ""
     """Also write the dry run's table to this file as JSON."""
 

@@ -1,7 +1,7 @@
 """What a model costs on its ranks, worked out from shapes alone: layers, parameters, memory, bytes on the wire."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -11,7 +11,9 @@ from rich.table import Table
 
 from owt_mpi.autograd import Op, Tensor, symbolic
 from owt_mpi.backends.base import Shape
-from owt_mpi.backends.precision import exact_dtype, is_half
+from owt_mpi.backends.precision import exact_dtype
+from owt_mpi.backends.select import COMPUTES
+from owt_mpi.memory_forecast import MemoryOptions, forecast_memory
 from owt_mpi.nn.model import Model
 from owt_mpi.nn.module import Module
 from owt_mpi.nn.walk import Visit, walk
@@ -47,7 +49,9 @@ class Summary:
     images_per_rank: int
     layers: tuple[LayerCost, ...]
     parameters: int
-    memory_bytes: dict[str, int]
+    memory_bytes: dict[str, int]  # at the peak
+    memory_peak: str  # the phase of a step that it is in
+    memory_elsewhere: dict[str, int]  # what the other backends need in all
     received_bytes: dict[str, int]
 
 
@@ -56,16 +60,17 @@ def summarise(
     layout: Layout,
     images_per_rank: int,
     dtype: np.dtype,
-    trunk_sync: TrunkSync = "all-reduce",
-    wire_dtype: WireDtype = "auto",
+    options: MemoryOptions | None = None,
 ) -> Summary:
     """Return the costs of `model` on the ranks of `layout`, with `images_per_rank` (n) images a rank and step.
 
-    The zeros that fill up buckets are not counted.
+    `options` (by default all of theirs) say how weights are kept in step, and by what backend. The zeros that fill up
+    buckets are not counted.
     """
+    options = options or MemoryOptions()
     spec, size = model.spec, layout.boundary.size
     images = symbolic((images_per_rank, spec.crop, spec.crop, spec.channels))
-    trunk_layers, acts, trunk_ops = _trace(model.trunk, images, dtype.itemsize)
+    trunk_layers, acts, _ = _trace(model.trunk, images, dtype.itemsize)
     rows = len(layout.scheme.group_rows(size, images_per_rank, 0))
     splits_inputs = layout.scheme.splits_inputs
     boundary = symbolic((rows, acts.shape[1] // size if splits_inputs else acts.shape[1]))
@@ -81,10 +86,10 @@ def summarise(
     trunk_weights, head_weights = (sum(prod(p.shape) for p in part.parameters()) for part in (model.trunk, head))
     trunk_bytes, head_bytes = trunk_weights * dtype.itemsize, head_weights * dtype.itemsize
     crossing = sum(prod(_gathered_shape(op)) for op in head_ops if isinstance(op, AllGatherOp | ReduceScatterOp))
-    kept = [images.shape, boundary.shape, *(_output_shape(op) for op in (*trunk_ops, *head_ops))]
-    shares = (layout.trunk.size, layout.replicas.size) if trunk_sync == "sharded" else (1, 1)  # of the momentum
-    sync = (trunk_sync, wire_dtype, dtype)
-    exact_bytes = (trunk_weights // shares[0] + head_weights // shares[1]) * exact_dtype(dtype).itemsize
+    sync = (options.trunk_sync, options.wire_dtype, dtype)
+    memory = forecast_memory(model, layout, images_per_rank, dtype, options)
+    able = [name for name, dtypes in COMPUTES.items() if dtype in dtypes]
+    others = [replace(options, backend=backend) for backend in able if backend != options.backend]
     return Summary(
         model=model.name,
         ranks=layout.world.size,
@@ -92,12 +97,10 @@ def summarise(
         images_per_rank=images_per_rank,
         layers=(*trunk_layers, *head_layers),
         parameters=sum(prod(p.global_shape) for p in model.parameters()),
-        memory_bytes={
-            "weights": trunk_bytes + head_bytes,
-            "gradients": trunk_bytes + head_bytes,
-            "momentum": exact_bytes,
-            **({"master weights": exact_bytes} if is_half(dtype) else {}),
-            "activations": sum(prod(shape) for shape in kept) * dtype.itemsize,
+        memory_bytes=memory.parts,
+        memory_peak=memory.peak,
+        memory_elsewhere={
+            other.backend: forecast_memory(model, layout, images_per_rank, dtype, other).num_bytes for other in others
         },
         received_bytes={
             BOUNDARY_BYTES: (received // 2 + returned) * prod(boundary.shape) // size,
@@ -125,12 +128,15 @@ def print_summary(summary: Summary, json_file: str = "") -> None:
         f"{summary.images_per_rank} images a rank and step"
     )
     for title, parts in (
-        ("memory a rank", summary.memory_bytes),
+        (f"memory a rank at its peak ({summary.memory_peak})", summary.memory_bytes),
         ("received by a rank a step", summary.received_bytes),
     ):
         console.print(f"\n{title}: {sum(parts.values()) / 1e6:,.1f} MB")
         for name, size in parts.items():
             console.print(f"  {name}: {size / 1e6:,.1f} MB")
+    notes = {"cuda": " and cuDNN's workspace"}
+    elsewhere = (f"{name} {size / 1e6:,.1f} MB{notes.get(name, '')}" for name, size in summary.memory_elsewhere.items())
+    console.print(f"\nmemory a rank on another backend: {', '.join(elsewhere)}")
     if json_file:
         Path(json_file).write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
 

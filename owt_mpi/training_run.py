@@ -33,6 +33,7 @@ from owt_mpi.comm.transport import open_transport
 from owt_mpi.comm.watchdog import Watch
 from owt_mpi.config import Config
 from owt_mpi.data.loader import Loader
+from owt_mpi.memory_check import agree_on_memory, memory_options, peak_resident_bytes
 from owt_mpi.metrics import Reporter
 from owt_mpi.nn.model import InputSpec, Model
 from owt_mpi.nn.models import find_builder
@@ -81,10 +82,11 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
     layout = make_layout(carrying_halves(world, dtype), plan)
     if config.run.dry_run:
         if world.rank == 0:
-            sync = (config.parallel.trunk_sync, config.parallel.wire_dtype)
             print(f"transport: {transport.description}\n")
-            print_summary(summarise(model, layout, per_rank, dtype, *sync), config.run.json)
+            summary = summarise(model, layout, per_rank, dtype, memory_options(config, backend))
+            print_summary(summary, config.run.json)
         return
+    memory = agree_on_memory(config, model, layout, per_rank, backend)
     run_dir = _make_run_dir(config, world)
     num_steps = _num_steps(config, data)
     with (
@@ -97,6 +99,7 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
             "transport": transport.description,
             "ranks": layout.describe(),
             "batch": f"{per_rank * world.size} images a step, {per_rank} a rank",
+            "memory": memory,
             "data": reader.describe(),
             "model": f"{model.name}, {model.loss} loss, {sum(p.size for p in model.parameters()):,} parameters",
         }
@@ -111,6 +114,7 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
             if config.run.trace:
                 tracer = Tracer(world, run_dir / "trace.json", min(config.run.trace_steps, num_steps))
             score = _epochs(config, trainer, data, head_updates, reporter, accounts, tracer)
+        reporter.say(f"memory: {peak_resident_bytes() / 1e6:,.1f} MB of the host resident at the peak on rank 0")
         _save(run_dir / "weights.h5", trainer, layout)
         lines = write_wire(run_dir / "wire.json", world, accounts)
         for line in lines + rank_lines(accounts.ranks, accounts.num_steps):

@@ -1,11 +1,13 @@
 """The forecast of costs: the paper's figures, and shapes alone."""
 
+import json
 from math import prod
 
 import numpy as np
 import pytest
 
 from owt_mpi.comm.threads import run_ranks
+from owt_mpi.memory_forecast import MemoryOptions
 from owt_mpi.nn.model import InputSpec
 from owt_mpi.nn.models import MODELS
 from owt_mpi.parallel.layout import Plan, make_layout
@@ -18,7 +20,7 @@ def summary_of(
     def fn(comm):
         spec = InputSpec(224, 3, 1000)
         layout = make_layout(comm, Plan(num_ranks, scheme))
-        return summarise(MODELS[model](spec), layout, n, np.dtype(dtype), **sync)
+        return summarise(MODELS[model](spec), layout, n, np.dtype(dtype), MemoryOptions(**sync))
 
     return run_ranks(num_ranks, fn)[0]
 
@@ -98,3 +100,17 @@ def test_the_printed_table_shows_whole_numbers(capsys):
     printed = capsys.readouterr().out
     assert "8,995,430,400" in printed
     assert "61,100,840 parameters; 2 ranks, scheme a, 128 images a rank and step" in printed
+
+
+def test_memory_is_printed_in_parts_and_in_all_for_other_backends(capsys, tmp_path):
+    summary = summary_of("c", 2, backend="reference")
+    print_summary(summary, str(tmp_path / "summary.json"))
+    printed = capsys.readouterr().out
+    total = sum(summary.memory_bytes.values())
+    assert f"memory a rank at its peak ({summary.memory_peak}): {total / 1e6:,.1f} MB\n  weights: 127.1 MB" in printed
+    assert printed.index("lost between arrays: ") < printed.index("received by a rank a step")
+    onednn = sum(summary_of("c", 2).memory_bytes.values())
+    assert "memory a rank on another backend: cuda " in printed
+    assert f" MB and cuDNN's workspace, onednn {onednn / 1e6:,.1f} MB\n" in printed
+    assert json.loads((tmp_path / "summary.json").read_text())["memory_elsewhere"]["onednn"] == onednn
+    assert summary_of("c", 2, dtype="float16", backend="reference").memory_elsewhere.keys() == {"cuda"}, "of halves"

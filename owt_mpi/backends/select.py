@@ -24,7 +24,7 @@ _GET_ONEDNN = (
     f"install it with pip install 'owt_mpi[cpu]' (x86-64 Linux), or let {LIBRARY_VARIABLE} name a libdnnl.so.3"
 )
 
-_COMPUTES = {
+COMPUTES = {
     "cuda": CudaBackend.dtypes,
     "onednn": OneDnnBackend.dtypes,
     "reference": (*ReferenceBackend.dtypes, *HALF_DTYPES),
@@ -54,7 +54,7 @@ def _select(choice: str, dtype: Any, local_rank: int, cudnn: CudnnOptions, tf32:
     keep_freed_memory()
     if choice == "reference":
         return _reference(wanted), f"reference (as asked; NumPy {np.__version__}, {wanted})"
-    if wanted not in _COMPUTES["cuda"]:
+    if wanted not in COMPUTES["cuda"]:
         return _reference(wanted), f"reference (auto: only NumPy computes in {wanted})"
     why = "as asked"
     if choice != "onednn":
@@ -94,9 +94,9 @@ def _check_choice(choice: str, wanted: np.dtype[Any], tf32: bool) -> None:
         raise ValueError(
             f"backend {choice!r} has no TF32, which GPUs compute in; use --precision fp32, or --backend cuda"
         )
-    if choice != "auto" and wanted not in _COMPUTES[choice]:
-        names = ", ".join(map(str, _COMPUTES[choice]))
-        others = [f"{name!r}" for name, dtypes in _COMPUTES.items() if wanted in dtypes]
+    if choice != "auto" and wanted not in COMPUTES[choice]:
+        names = ", ".join(map(str, COMPUTES[choice]))
+        others = [f"{name!r}" for name, dtypes in COMPUTES.items() if wanted in dtypes]
         raise ValueError(
             f"backend {choice!r} computes in {names}, not {wanted}; use float32, or backend {' or '.join(others)}"
         )

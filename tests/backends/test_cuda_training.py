@@ -89,6 +89,14 @@ def test_halves_train_as_the_references_do_but_for_rounding(cuda, scheme, dtype)
     assert RACES == []
 
 
+def test_a_trunk_that_is_computed_again_is_the_same_to_the_bit(cuda):
+    (plain, losses), (again, losses_again) = train_on_cuda(Plan(2, "c")), train_on_cuda(Plan(2, "c"), cuts=(3, 6))
+    assert losses_again == losses
+    for name, values in again.items():
+        np.testing.assert_array_equal(values, plain[name], err_msg=name)
+    assert RACES == []
+
+
 def test_ranks_may_share_a_backend(cuda):
     check_same(train_tiny_on(Plan(2, "d"), dtype="float32", num_steps=NUM_STEPS, backend=cuda), on_the_reference())
 
