@@ -2,8 +2,11 @@
 
 import io
 import tarfile
+import zipfile
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -27,6 +30,11 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(member, io.BytesIO(content))
 
 
+def _mode(path: Path) -> Literal["w", "w:gz", "w:bz2", "w:xz"]:
+    modes: dict[str, Literal["w:gz", "w:bz2", "w:xz"]] = {".gz": "w:gz", ".bz2": "w:bz2", ".xz": "w:xz"}
+    return modes.get(path.suffix, "w")
+
+
 def class_folders(files: Files, path: Path) -> Path:
     """Write a folder of class folders."""
     for class_name, images in files.items():
@@ -38,7 +46,7 @@ def class_folders(files: Files, path: Path) -> Path:
 
 def tar_of_folders(files: Files, path: Path) -> Path:
     """Write a tar of class folders, in the order of `files`."""
-    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+    with tarfile.open(path, _mode(path)) as archive:
         for class_name, images in files.items():
             for name, content in images.items():
                 add(archive, f"./{class_name}/{name}", content)
@@ -47,13 +55,33 @@ def tar_of_folders(files: Files, path: Path) -> Path:
 
 def tar_of_tars(files: Files, path: Path) -> Path:
     """Write a tar of class tars, in the order of `files`."""
-    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+    with tarfile.open(path, _mode(path)) as archive:
         for class_name, images in files.items():
             buffer = io.BytesIO()
             with tarfile.open(fileobj=buffer, mode="w") as inner:
                 for name, content in images.items():
                     add(inner, name, content)
             add(archive, f"{class_name}.tar", buffer.getvalue())
+    return path
+
+
+def folder_of_tars(files: Files, path: Path) -> Path:
+    """Write a folder of class tars."""
+    path.mkdir()
+    for class_name, images in files.items():
+        with tarfile.open(path / f"{class_name}.tar", "w") as archive:
+            for name, content in images.items():
+                add(archive, name, content)
+    return path
+
+
+def zip_of_folders(files: Files, path: Path) -> Path:
+    """Write a zip of class folders, each second image deflated."""
+    methods = cycle((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    with zipfile.ZipFile(path, "w") as archive:
+        for class_name, images in files.items():
+            for name, content in images.items():
+                archive.writestr(f"{class_name}/{name}", content, next(methods))
     return path
 
 
@@ -74,4 +102,6 @@ def writers() -> dict[str, Callable[[Files, Path], Path]]:
         "folder of class folders": class_folders,
         "tar of class folders": tar_of_folders,
         "tar of class tars": tar_of_tars,
+        "folder of class tars": folder_of_tars,
+        "zip of class folders": zip_of_folders,
     }
