@@ -4,24 +4,29 @@ The same source, options and seed give the same bytes, whatever the number of wo
 folder with one is complete. Exit status: 0 built or built already, 2 wrong options, 3 unusable data or a full disk.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 from rich.console import Console
 
 from data_prep.convert import convert
-from data_prep.images import PixelSums
-from data_prep.layouts import Sample, stream
+from data_prep.layouts import stream
 from data_prep.parts import Part, check_classes, choose_parts
 from data_prep.progress import Reporter
 from owt_mpi import rng
-from owt_mpi.data.manifest import MANIFEST_NAME, DataError, Manifest, SplitEntry
-from owt_mpi.data.shard_format import ShardReader, SplitWriter, shard_counts, shard_files
+from owt_mpi.data.manifest import MANIFEST_NAME, STATISTICS_NAME, DataError, Manifest, OddFile, SplitEntry
+from owt_mpi.data.pixel_sums import PixelSums
+from owt_mpi.data.shard_format import ShardReader, shard_counts, shard_files
+from owt_mpi.data.shard_writer import SampleRecord, ShardPlan, ShardWriter, write_mean_image
 
 SPLITS = ("train", "val")
 DEFAULT_SHARD_BYTES = 1 << 30
@@ -76,8 +81,11 @@ def build(options: Options, reporter: Reporter | None = None) -> Manifest:
     splits, sums = {}, {}
     for split, part in parts.items():
         splits[split], sums[split] = _write_split(options, split, part, class_names, reporter)
+    mean_image = sums["train"].mean_image(splits["train"].count)
+    assert mean_image is not None
     manifest = Manifest(
         class_names=class_names,
+        mean_image=write_mean_image(options.out, mean_image),
         image_shape=(options.size, options.size, options.channels),
         splits=splits,
         statistics=sums["train"].statistics(),
@@ -138,6 +146,7 @@ def _clear(out: Path) -> None:
     """Remove a former data set and remains of unfinished builds, and nothing else."""
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST_NAME).unlink(missing_ok=True)  # first: from here on the folder is not complete
+    (out / STATISTICS_NAME).unlink(missing_ok=True)
     for split in SPLITS:
         for path in shard_files(out, split):
             path.unlink()
@@ -146,53 +155,73 @@ def _clear(out: Path) -> None:
 def _write_split(
     options: Options, split: str, part: Part, class_names: tuple[str, ...], reporter: Reporter
 ) -> tuple[SplitEntry, PixelSums]:
-    """Write the shards of one split. If images had to be skipped, write all again without them, so no gaps are left."""
-    skipped: dict[Sample, str] = {}
-    while True:
-        left = replace(part, samples=[sample for sample in part.samples if sample not in skipped])
-        if not left.samples:
-            raise DataError(f"{part.source} has no image for {split!r} that can be decoded; check its files")
-        counts = shard_counts(len(left.samples), _num_shards(options, len(left.samples)))
-        image_shape = (options.size, options.size, options.channels)
-        with SplitWriter(options.out, split, counts, image_shape, len(class_names)) as writer:
-            failures, sums = _write_images(
-                options, writer, split=split, part=left, class_names=class_names, reporter=reporter
+    """Write the shards of one split, without the images that had to be skipped."""
+    counts = shard_counts(len(part.samples), _num_shards(options, len(part.samples)))
+    image_shape = (options.size, options.size, options.channels)
+    source = _source_hash(options, part)
+    sums = [PixelSums.zero(options.channels, image_shape[:2]) for _ in counts]
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                ShardWriter(
+                    options.out,
+                    ShardPlan(split, index, len(counts), count, "raw", image_shape, class_names, source),
+                )
             )
-            if not failures:
-                return writer.commit(tuple(f"{sample}: {reason}" for sample, reason in sorted(skipped.items()))), sums
-        reporter.warn(f"{part.source}: {len(failures)} images skipped, such as {next(iter(failures))}; starting again")
-        skipped.update(failures)
+            for index, count in enumerate(counts)
+        ]
+        odd_files = _write_images(options, writers, sums, counts, split, part, class_names, reporter)
+        if len(odd_files) == len(part.samples):
+            raise DataError(f"{part.source} has no image for {split!r} that can be decoded; check its files")
+        entries = [writer.commit(sum_, odd) for writer, sum_, odd in zip(writers, sums, odd_files, strict=True)]
+    total = PixelSums.zero(options.channels, image_shape[:2])
+    for each in sums:
+        total.add(each)
+    return SplitEntry.of_shards(entries, sorted(chain.from_iterable(odd_files), key=lambda odd: odd.name)), total
 
 
 def _write_images(
     options: Options,
-    writer: SplitWriter,
-    *,
+    writers: list[ShardWriter],
+    sums: list[PixelSums],
+    counts: list[int],
     split: str,
     part: Part,
     class_names: tuple[str, ...],
     reporter: Reporter,
-) -> tuple[dict[Sample, str], PixelSums]:
-    """Write what can be decoded of a part; return the reasons for the others, and the sums over pixels."""
+) -> list[list[OddFile]]:
+    """Write what can be decoded of a part to its shards and add up its pixels; return what was skipped."""
     samples = part.samples
     labels = {name: label for label, name in enumerate(class_names)}
     numbers = {sample: number for number, sample in enumerate(samples)}
-    positions = rng.permutation(rng.stream_key(options.seed, "shuffle", split), len(samples)).tolist()
+    positions = rng.permutation(rng.stream_key(options.seed, "shuffle", split), len(samples))
+    ends = np.cumsum(counts)
+    shards = np.searchsorted(ends, positions, side="right")
+    rows = (positions - (ends - counts)[shards]).tolist()
     files = ((numbers[sample], content) for sample, content in stream(part.source, part.role, numbers))
     num_workers = options.workers or len(os.sched_getaffinity(0))
-    failures: dict[Sample, str] = {}
-    sums = PixelSums.zero(options.channels)
+    odd_files: list[list[OddFile]] = [[] for _ in writers]
     with reporter.track(split, len(samples)) as advance:
         for converted in convert(files, options.size, options.channels, num_workers):
             for number, reason in converted.failures:
                 if options.on_error == "fail":
                     raise DataError(f"{part.source}: {samples[number]}: {reason}; repair it or use --on-error skip")
-                failures[samples[number]] = reason
-            for number, image in converted.images:
-                writer.write(positions[number], image, labels[samples[number].class_name])
-            sums.add(converted.sums)
+                odd_files[shards[number]].append(OddFile(str(samples[number]), reason, "skipped"))
+            for number, image, digest in converted.images:
+                record = SampleRecord(
+                    str(samples[number]), labels[samples[number].class_name], digest, (options.size, options.size)
+                )
+                writers[shards[number]].write(rows[number], record, image)
+                sums[shards[number]].add_images([image])
             advance(len(converted.images) + len(converted.failures))
-    return failures, sums
+    return odd_files
+
+
+def _source_hash(options: Options, part: Part) -> str:
+    """Return the hash of what decides the content of a split's shards."""
+    how = {name: value for name, value in _identity(options).items() if name not in ("source", "val")}
+    content = [how, [str(sample) for sample in part.samples]]
+    return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
 
 
 def _num_shards(options: Options, num_images: int) -> int:

@@ -1,5 +1,6 @@
 """Decoding in several processes, in order, with a bounded number of images in memory."""
 
+import hashlib
 import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -9,16 +10,20 @@ from itertools import islice
 
 import numpy as np
 
-from data_prep.images import ImageError, PixelSums, decode
+from data_prep.images import ImageError, decode
+from owt_mpi.data.pixel_sums import PixelSums
 
 CHUNK = 32  # images a task
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A chunk of images: (key, pixels) of those that could be decoded, (key, reason) of the others, and the sums."""
+    """A chunk of images: (key, pixels, SHA-256 of the file) of those that could be decoded, and the sums over pixels.
 
-    images: list[tuple[int, np.ndarray]]
+    Of the others (key, reason).
+    """
+
+    images: list[tuple[int, np.ndarray, bytes]]
     failures: list[tuple[int, str]]
     sums: PixelSums
 
@@ -48,13 +53,13 @@ def convert(files: Iterable[tuple[int, bytes]], size: int, channels: int, num_wo
 
 def convert_chunk(files: list[tuple[int, bytes]], size: int, channels: int) -> Converted:
     """Return the `files` (key, content) decoded."""
-    result = Converted([], [], PixelSums.zero(channels))
+    result = Converted([], [], PixelSums.zero(channels, (size, size)))
     for key, content in files:
         try:
-            result.images.append((key, decode(content, size, channels)))
+            result.images.append((key, decode(content, size, channels), hashlib.sha256(content).digest()))
         except ImageError as error:
             result.failures.append((key, str(error)))
-    result.sums.add_images(image for _, image in result.images)
+    result.sums.add_images([image for _, image, _ in result.images])
     return result
 
 

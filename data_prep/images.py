@@ -3,13 +3,9 @@
 import io
 import struct
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-
-from owt_mpi.data.manifest import Statistics
 
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # of these Pillow runs no outside program
 _BROKEN = (
@@ -53,36 +49,3 @@ def _resize_and_crop(image: Image.Image, size: int) -> np.ndarray:
     left, top = (round((side - size) / 2) for side in image.size)
     pixels = np.asarray(image)[top : top + size, left : left + size]
     return pixels.reshape(size, size, -1)
-
-
-@dataclass
-class PixelSums:
-    """Sums over pixels, in integers: exact, so that no order of adding changes them."""
-
-    count: int
-    total: np.ndarray  # (c,) int64
-    products: np.ndarray  # (c, c) int64, of each pair of channels
-
-    @classmethod
-    def zero(cls, channels: int) -> "PixelSums":
-        """Return the sums over no pixels."""
-        return cls(0, np.zeros(channels, np.int64), np.zeros((channels, channels), np.int64))
-
-    def add(self, other: "PixelSums") -> None:
-        """Add the sums over other pixels."""
-        self.count += other.count
-        self.total += other.total
-        self.products += other.products
-
-    def add_images(self, images: Iterable[np.ndarray]) -> None:
-        """Add the pixels of images (h, w, c) uint8."""
-        for image in images:
-            pixels = image.reshape(-1, image.shape[-1]).T.astype(np.float64)  # sums stay below 2**53: exact
-            self.count += pixels.shape[1]
-            self.total += pixels.sum(axis=1).astype(np.int64)
-            self.products += np.einsum("ip,jp->ij", pixels, pixels).astype(np.int64)
-
-    def statistics(self) -> Statistics:
-        """Return mean, standard deviation and principal components."""
-        mean = self.total / self.count
-        return Statistics.from_moments(mean, self.products / self.count - np.outer(mean, mean))

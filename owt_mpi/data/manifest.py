@@ -6,6 +6,7 @@ Readers ignore keys that they do not know, so a key may be added under the same 
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,14 @@ from typing import Any
 import numpy as np
 
 FORMAT_NAME = "owt_mpi.shards"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
+STATISTICS_NAME = "statistics.h5"  # holds the dataset `mean_image`
+STORAGES = ("raw", "jpeg")
+FATES = ("skipped", "kept", "repaired")
 REBUILD = "run `python -m data_prep.build_shards` again"
+
+ImageShape = tuple[int | None, int | None, int]  # (h, w, c); h and w are None where images differ in size
 
 
 class DataError(ValueError):
@@ -61,12 +67,33 @@ class ShardEntry:
 
 
 @dataclass(frozen=True)
+class OddFile:
+    """A file of the source that is not as it should be: its "class/file name", what is odd, and what became of it."""
+
+    name: str
+    reason: str
+    fate: str  # one of FATES
+
+
+@dataclass(frozen=True)
 class SplitEntry:
-    """The shards of one split in order, and the samples that were left out ("class/name: reason")."""
+    """The shards of one split in order, how many images each class has, and the odd files among its samples."""
 
     count: int
+    class_histogram: tuple[int, ...]
     shards: tuple[ShardEntry, ...]
-    skipped: tuple[str, ...] = ()
+    odd_files: tuple[OddFile, ...] = ()
+
+    @classmethod
+    def of_shards(cls, shards: Sequence[ShardEntry], odd_files: Sequence[OddFile] = ()) -> "SplitEntry":
+        """Return the entry of a split that consists of `shards`."""
+        histogram = np.sum([shard.class_histogram for shard in shards], axis=0).tolist()
+        return cls(sum(shard.count for shard in shards), tuple(histogram), tuple(shards), tuple(odd_files))
+
+    @property
+    def skipped(self) -> tuple[OddFile, ...]:
+        """The files that were left out."""
+        return tuple(file for file in self.odd_files if file.fate == "skipped")
 
 
 @dataclass(frozen=True)
@@ -74,10 +101,15 @@ class Manifest:
     """All that is known of a data set besides its pixels. A class's index is its position in `class_names`."""
 
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]  # (h, w, c)
+    image_shape: ImageShape
     splits: dict[str, SplitEntry]
     statistics: Statistics
     seed: int
+    storage: str = "raw"  # one of STORAGES
+    class_titles: tuple[str, ...] = ()  # the classes' names for people; none, or one for each class
+    mean_image: str | None = None  # the file with the mean training image, where images have one size
+    duplicates: tuple[tuple[str, ...], ...] = ()  # "split/class/file name" of files with the same content
+    source_notes: tuple[str, ...] = ()  # what was found in the source besides samples: ignored files, wrong counts
     options: dict[str, Any] = field(default_factory=dict)  # what the data set was built from and with
 
     def write(self, folder: Path) -> None:
@@ -113,11 +145,11 @@ class Manifest:
 
     @classmethod
     def _from_json(cls, content: dict[str, Any]) -> "Manifest":
-        height, width, channels = (int(size) for size in content["image_shape"])
+        height, width, channels = content["image_shape"]
         statistics = content["statistics"]
         return cls(
-            class_names=tuple(str(name) for name in content["class_names"]),
-            image_shape=(height, width, channels),
+            class_names=_strings(content["class_names"]),
+            image_shape=(None if height is None else int(height), None if width is None else int(width), int(channels)),
             splits={name: _split_from_json(split) for name, split in content["splits"].items()},
             statistics=Statistics(
                 mean=_floats(statistics["mean"]),
@@ -126,34 +158,56 @@ class Manifest:
                 pca_eigenvectors=tuple(_floats(row) for row in statistics["pca_eigenvectors"]),
             ),
             seed=int(content["seed"]),
+            storage=str(content["storage"]),
+            class_titles=_strings(content["class_titles"]),
+            mean_image=None if content["mean_image"] is None else str(content["mean_image"]),
+            duplicates=tuple(_strings(names) for names in content["duplicates"]),
+            source_notes=_strings(content["source_notes"]),
             options=dict(content["options"]),
         )
 
     def _check(self, path: Path) -> None:
+        if self.storage not in STORAGES:
+            raise DataError(f"{path} says storage {self.storage!r}, this program reads {' and '.join(STORAGES)}")
+        if len(self.class_titles) not in (0, len(self.class_names)):
+            raise DataError(f"{path} has {len(self.class_titles)} titles of {len(self.class_names)} classes; {REBUILD}")
+        if self.storage == "raw" and None in self.image_shape:
+            raise DataError(f"{path} says that raw images differ in size, but they have one; {REBUILD}")
+        files = [shard.file for split in self.splits.values() for shard in split.shards]
+        for file in [*files, *filter(None, [self.mean_image])]:
+            if Path(file).name != file:
+                raise DataError(f"{path} names the file {file!r}, which is not in its own folder; {REBUILD}")
         for name, split in self.splits.items():
             total = sum(shard.count for shard in split.shards)
             if total != split.count:
                 raise DataError(f"{path} says that {name!r} has {split.count} images but its shards {total}; {REBUILD}")
             for shard in split.shards:
-                if Path(shard.file).name != shard.file:
-                    raise DataError(f"{path} names the shard {shard.file!r}, which is not in its own folder; {REBUILD}")
                 if len(shard.class_histogram) != len(self.class_names) or sum(shard.class_histogram) != shard.count:
                     raise DataError(f"{path}: the class histogram of {shard.file} does not add up; {REBUILD}")
+            if split != SplitEntry.of_shards(split.shards, split.odd_files):
+                raise DataError(f"{path}: the class histogram of {name!r} is not the sum of its shards'; {REBUILD}")
 
 
 def check_version(path: Path, version: object) -> None:
     """Raise DataError unless `version` is the one that this program reads."""
     if version != FORMAT_VERSION:
-        raise DataError(f"{path} has format version {version}, this program reads {FORMAT_VERSION}; {REBUILD}")
+        raise DataError(
+            f"{path} has format version {version}, this program reads {FORMAT_VERSION}; {REBUILD} with --overwrite"
+        )
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_file(path: Path) -> None:
+    """Bring the content of a file to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut."""
+    sync_file(folder)
 
 
 def _split_from_json(split: dict[str, Any]) -> SplitEntry:
@@ -166,7 +220,13 @@ def _split_from_json(split: dict[str, Any]) -> SplitEntry:
         )
         for shard in split["shards"]
     )
-    return SplitEntry(count=int(split["count"]), shards=shards, skipped=tuple(str(s) for s in split["skipped"]))
+    odd_files = tuple(OddFile(str(odd["name"]), str(odd["reason"]), str(odd["fate"])) for odd in split["odd_files"])
+    histogram = tuple(int(count) for count in split["class_histogram"])
+    return SplitEntry(int(split["count"]), histogram, shards, odd_files)
+
+
+def _strings(values: list[str]) -> tuple[str, ...]:
+    return tuple(str(value) for value in values)
 
 
 def _floats(values: list[float]) -> tuple[float, ...]:

@@ -1,38 +1,36 @@
-"""The shard format: the one definition of a shard file, for writer and reader.
+"""The shard format: the one definition of a shard file, for writer and reader. data_prep/README.md describes it.
 
-A data set folder holds `manifest.json` and, for each split, `train-00000-of-00004.h5` and so on. A shard has the
-contiguous datasets `images` (n, h, w, c) uint8 and `labels` (n,) int32 and the attributes checked below. Contiguous
-datasets are plain bytes at a known offset, so images are read with memory maps: random access at the speed of memory,
-shared by all ranks of a node through the page cache, safe in threads, and free of HDF5's global lock.
+A data set folder holds `manifest.json` and, for each split, `train-00000-of-00004.h5` and so on. The images of a shard
+are one contiguous dataset, plain bytes at a known offset, so they are read with memory maps: random access at the
+speed of memory, shared by all ranks of a node through the page cache, safe in threads, and free of HDF5's global lock.
 """
 
 import hashlib
-import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
 
 from owt_mpi.data.manifest import (
-    FORMAT_NAME,
-    FORMAT_VERSION,
     REBUILD,
     DataError,
     Manifest,
     ShardEntry,
-    SplitEntry,
     Statistics,
     check_version,
-    sync_folder,
 )
 from owt_mpi.data.readers import check_indices
 
 IMAGE_DTYPE = np.dtype(np.uint8)
 LABEL_DTYPE = np.dtype("<i4")
-_TEMPORARY = ".tmp"
+SIZE_DTYPE = np.dtype("<i4")  # of a pair (h, w)
+COUNT_DTYPE = np.dtype("<i8")  # of offsets and sums
+HASH_BYTES = 32
+MEAN_IMAGE = "mean_image"  # the dataset in STATISTICS_NAME
+H5PY_ERRORS = (OSError, KeyError, RuntimeError, TypeError, AttributeError, ValueError)  # what it makes of damage inside
 
 
 def shard_name(split: str, index: int, num_shards: int) -> str:
@@ -40,9 +38,11 @@ def shard_name(split: str, index: int, num_shards: int) -> str:
     return f"{split}-{index:05d}-of-{num_shards:05d}.h5"
 
 
-def shard_files(folder: Path, split: str) -> list[Path]:
-    """Return every file in `folder` named like a shard of `split`, finished or temporary, of any build."""
-    return sorted(path for end in ("", _TEMPORARY) for path in folder.glob(f"{split}-[0-9]*-of-[0-9]*.h5{end}"))
+def shard_files(folder: Path, split: str, finished: bool = True) -> list[Path]:
+    """Return every file in `folder` named like a shard of `split`, of any build: temporary and `finished` ones."""
+    named = re.compile(rf"{re.escape(split)}-\d{{5,}}-of-\d{{5,}}\.h5(?P<temporary>\.(\w+\.)?tmp)?")
+    matches = ((path, named.fullmatch(path.name)) for path in sorted(folder.iterdir()))
+    return [path for path, match in matches if match is not None and (finished or match["temporary"])]
 
 
 def shard_counts(num_samples: int, num_shards: int) -> list[int]:
@@ -52,93 +52,18 @@ def shard_counts(num_samples: int, num_shards: int) -> list[int]:
     return [num_samples // num_shards + (index < num_samples % num_shards) for index in range(num_shards)]
 
 
-class SplitWriter:
-    """Writes the shards of one split, images in any order; they get their names in `commit`, complete and on disk.
-
-    A context manager: leaving it without `commit` removes the temporary files.
-    """
-
-    def __init__(
-        self, folder: Path, split: str, counts: list[int], image_shape: tuple[int, int, int], num_classes: int
-    ) -> None:
-        self._folder = folder
-        self._num_classes = num_classes
-        self._names = [shard_name(split, index, len(counts)) for index in range(len(counts))]
-        self._ends = np.cumsum(counts)
-        self._images: list[np.memmap] = []
-        self._labels: list[np.memmap] = []
-        try:
-            for index, count in enumerate(counts):
-                self._create_shard(split, index, (count, *image_shape))
-        except BaseException:
-            self._remove()
-            raise
-
-    def write(self, position: int, image: np.ndarray, label: int) -> None:
-        """Store `image` (h, w, c) uint8 as sample `position` of the split."""
-        shard = int(np.searchsorted(self._ends, position, side="right"))
-        within = position - int(self._ends[shard])  # negative: counted from the shard's end
-        assert image.dtype == IMAGE_DTYPE
-        assert image.shape == self._images[shard].shape[1:]
-        self._images[shard][within] = image
-        self._labels[shard][within] = label
-
-    def commit(self, skipped: tuple[str, ...] = ()) -> SplitEntry:
-        """Bring the shards to the disk, name them, and return their entry for the manifest."""
-        entries = []
-        for name, images, labels in zip(self._names, self._images, self._labels, strict=True):
-            assert labels.min() >= 0, f"{name}: a sample was not written"
-            images.flush()
-            labels.flush()
-            temporary = self._folder / (name + _TEMPORARY)
-            _sync_file(temporary)
-            histogram = tuple(np.bincount(labels, minlength=self._num_classes).tolist())
-            entries.append(ShardEntry(name, len(labels), sha256_of(temporary), histogram))
-        for name in self._names:
-            (self._folder / (name + _TEMPORARY)).rename(self._folder / name)
-        sync_folder(self._folder)
-        return SplitEntry(sum(entry.count for entry in entries), tuple(entries), skipped)
-
-    def __enter__(self) -> "SplitWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._remove()
-
-    def _create_shard(self, split: str, index: int, shape: tuple[int, int, int, int]) -> None:
-        path = self._folder / (self._names[index] + _TEMPORARY)
-        early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # so that the bytes have an offset before they are written
-        with h5py.File(path, "w", locking=False) as file:
-            file.attrs["format"] = FORMAT_NAME
-            file.attrs["format_version"] = FORMAT_VERSION
-            file.attrs["split"] = split
-            file.attrs["shard"] = index
-            file.attrs["num_shards"] = len(self._names)
-            images = file.create_dataset("images", shape, IMAGE_DTYPE, dcpl=early)
-            labels = file.create_dataset("labels", shape[:1], LABEL_DTYPE, dcpl=early)
-            offsets = images.id.get_offset(), labels.id.get_offset()
-        with path.open("r+b") as reserved:  # a full disk is an error here; under a memory map it would be a signal
-            os.posix_fallocate(reserved.fileno(), 0, path.stat().st_size)
-        self._images.append(np.memmap(path, IMAGE_DTYPE, "r+", offsets[0], shape))
-        self._labels.append(np.memmap(path, LABEL_DTYPE, "r+", offsets[1], shape[:1]))
-        self._labels[-1][:] = -1
-
-    def _remove(self) -> None:
-        self._images.clear()
-        self._labels.clear()
-        for name in self._names:
-            (self._folder / (name + _TEMPORARY)).unlink(missing_ok=True)
-
-
 @dataclass(frozen=True)
 class _Shard:
-    """An open shard: `images` is a memory map, or an h5py dataset where the images are chunked or compressed."""
+    """An open shard: `images` is a memory map, or an h5py dataset where it is chunked or compressed.
+
+    Raw images are (n, h, w, c). Of jpeg storage they are the bytes of all files, and file i is
+    images[offsets[i] : offsets[i + 1]].
+    """
 
     images: Any
     labels: np.ndarray
+    sizes: np.ndarray  # (n, 2)
+    offsets: np.ndarray | None
     file: Any  # the h5py file that must stay open for `images`, or None
 
 
@@ -166,7 +91,13 @@ class ShardReader:
             self.close()
             raise
         self._ends = np.cumsum([entry.count for entry in entries])
+        self._sizes: np.ndarray = np.concatenate([shard.sizes for shard in self._shards])
         self.labels: np.ndarray = np.concatenate([shard.labels for shard in self._shards])
+
+    @property
+    def storage(self) -> str:
+        """How the images are stored: "raw" pixels, or the bytes of "jpeg" files."""
+        return self.manifest.storage
 
     @property
     def num_samples(self) -> int:
@@ -180,8 +111,11 @@ class ShardReader:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """The shape (h, w, c) of one image."""
-        return self.manifest.image_shape
+        """The shape (h, w, c) of one image. DataError if the images differ in size."""
+        height, width, channels = self.manifest.image_shape
+        if height is None or width is None:
+            raise DataError(f"{self._folder}: its images differ in size; build it with --crop centre for one size")
+        return height, width, channels
 
     @property
     def statistics(self) -> Statistics:
@@ -192,17 +126,25 @@ class ShardReader:
         """Return one line: where the data is, how much, and how it is read."""
         mapped = sum(shard.file is None for shard in self._shards)
         how = "memory maps" if mapped == len(self._shards) else f"{mapped} memory maps, the others by h5py (slow)"
-        height, width, channels = self.image_shape
+        height, width, channels = self.manifest.image_shape
+        size = "of many sizes" if height is None else f"{height}x{width}"
         return (
-            f"{self._folder}: {self.split}, {self.num_samples} images {height}x{width}x{channels}, "
+            f"{self._folder}: {self.split}, {self.num_samples} images {size}x{channels}"
+            f"{', encoded' * (self.storage == 'jpeg')}, "
             f"{self.num_classes} classes, {len(self._shards)} shards, {how}"
         )
+
+    def sizes(self, indices: np.ndarray) -> np.ndarray:
+        """Return the heights and widths (n, 2) int64 of the samples `indices`."""
+        check_indices(indices, self.num_samples)
+        return np.asarray(self._sizes[indices], np.int64)
 
     def read(self, indices: np.ndarray, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of the images (n, h, w, c) uint8 and labels (n,) int32 of the samples `indices`.
 
-        The images are written to `out` if it is given. IndexError for an index outside the split.
+        The images are written to `out` if it is given. IndexError for an index outside the split. For raw storage.
         """
+        assert self.storage == "raw", "encoded images are read by `encoded`"
         check_indices(indices, self.num_samples)
         if out is None:
             out = np.empty((len(indices), *self.image_shape), IMAGE_DTYPE)
@@ -212,12 +154,37 @@ class ShardReader:
             out[row] = images[len(images) + index - int(self._ends[shard])]
         return out, self.labels[indices]
 
+    def encoded(self, index: int) -> bytes:
+        """Return a copy of the image file of sample `index`. For jpeg storage: any format that Pillow reads."""
+        check_indices(np.array([index]), self.num_samples)
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        shard = self._shards[number]
+        assert shard.offsets is not None, "raw images are read by `read`"
+        row = len(shard.labels) + index - int(self._ends[number])
+        content: bytes = shard.images[int(shard.offsets[row]) : int(shard.offsets[row + 1])].tobytes()
+        return content
+
     def close(self) -> None:
         """Give the files back; the reader is not used again."""
         for shard in self._shards:
             if shard.file is not None:
                 shard.file.close()
         self._shards.clear()
+
+
+def read_mean_image(folder: Path, manifest: Manifest) -> np.ndarray | None:
+    """Return the mean of the training images, float64 (h, w, c), None where they differ in size."""
+    if manifest.mean_image is None:
+        return None
+    path = folder / manifest.mean_image
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            mean: np.ndarray = _dataset(path, file, MEAN_IMAGE, manifest.image_shape, np.dtype("<f8"))[:]
+            return mean
+    except H5PY_ERRORS as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is missing or damaged ({type(error).__name__}: {error}); {REBUILD}") from error
 
 
 def sha256_of(path: Path) -> str:
@@ -242,25 +209,46 @@ def _open_shard(path: Path, entry: ShardEntry, manifest: Manifest, place: tuple[
         split, index, num_shards = (file.attrs.get(name) for name in ("split", "shard", "num_shards"))
         if (split, index, num_shards) != place:
             raise DataError(f"{path} is inside shard {index} of {num_shards} of split {split!r}; {REBUILD}")
-        shape = (entry.count, *manifest.image_shape)
-        images = _dataset(path, file, "images", shape, IMAGE_DTYPE)
-        labels: np.ndarray = _dataset(path, file, "labels", shape[:1], LABEL_DTYPE)[:]
+        if file.attrs.get("storage") != manifest.storage:
+            raise DataError(f"{path} has storage {file.attrs.get('storage')!r}, the manifest says otherwise; {REBUILD}")
+        labels: np.ndarray = _dataset(path, file, "labels", (entry.count,), LABEL_DTYPE)[:]
         _check_labels(path, labels, entry, len(manifest.class_names))
-        offset = images.id.get_offset()
-        if offset is None:
+        if manifest.storage == "raw":
+            images = _dataset(path, file, "images", (entry.count, *manifest.image_shape), IMAGE_DTYPE)
+            sizes = np.broadcast_to(np.array(images.shape[1:3], SIZE_DTYPE), (entry.count, 2))
+            offsets = None
+        else:
+            offsets, sizes = _read_index(path, file, entry.count, manifest)
+            images = _dataset(path, file, "bytes", (int(offsets[-1]),), IMAGE_DTYPE)
+        shape, place_in_file = images.shape, images.id.get_offset()
+        if place_in_file is None:
             keep = True
-            return _Shard(images, labels, file)
-    except (OSError, KeyError, RuntimeError, TypeError, AttributeError) as error:  # what h5py makes of damage inside
+            return _Shard(images, labels, sizes, offsets, file)
+    except H5PY_ERRORS as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); {REBUILD}") from error
     finally:
         if not keep:
             file.close()
-    if path.stat().st_size < offset + int(np.prod(shape)):
+    if path.stat().st_size < place_in_file + int(np.prod(shape)):
         raise DataError(f"{path} is truncated: {path.stat().st_size} bytes; {REBUILD}")
-    return _Shard(np.memmap(path, IMAGE_DTYPE, "r", offset, shape), labels, None)
+    return _Shard(np.memmap(path, IMAGE_DTYPE, "r", place_in_file, shape), labels, sizes, offsets, None)
 
 
-def _dataset(path: Path, file: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+def _read_index(path: Path, file: Any, count: int, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the encoded files are in `bytes`, (n + 1,), and the sizes (n, 2) of their images."""
+    offsets: np.ndarray = _dataset(path, file, "offsets", (count + 1,), COUNT_DTYPE)[:]
+    sizes: np.ndarray = _dataset(path, file, "sizes", (count, 2), SIZE_DTYPE)[:]
+    if offsets[0] != 0 or (np.diff(offsets) < 1).any():
+        raise DataError(f"{path}: its offsets do not rise from 0; {REBUILD}")
+    expected = manifest.image_shape[:2]
+    if (sizes < 1).any() or (expected != (None, None) and (sizes != np.array(expected)).any()):
+        raise DataError(f"{path} has images of other sizes than the manifest says; {REBUILD}")
+    return offsets, sizes
+
+
+def _dataset(path: Path, file: Any, name: str, shape: tuple[int | None, ...], dtype: np.dtype[Any]) -> Any:
     if name not in file:
         raise DataError(f"{path} has no dataset {name!r}; {REBUILD}")
     dataset = file[name]
@@ -277,8 +265,3 @@ def _check_labels(path: Path, labels: np.ndarray, entry: ShardEntry, num_classes
         raise DataError(f"{path} has the label {wrong[0]}, but there are {num_classes} classes; {REBUILD}")
     if tuple(np.bincount(labels, minlength=num_classes).tolist()) != entry.class_histogram:
         raise DataError(f"{path} has other numbers of images of each class than the manifest says; {REBUILD}")
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

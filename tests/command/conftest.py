@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from owt_mpi.data.manifest import Manifest, Statistics
-from owt_mpi.data.shard_format import SplitWriter, shard_counts
+from tests.shards import write_split
 
 SHAPE = (10, 9, 3)
-NUM_CLASSES = 4
+CLASS_NAMES = ("ant", "bee", "cat", "dog")
 
 
 @pytest.fixture
@@ -20,13 +20,11 @@ def shards(tmp_path: Path) -> Path:
     rng = np.random.default_rng(5)
     splits = {}
     for split, count, num_shards in (("train", 96, 2), ("val", 21, 1)):
-        with SplitWriter(folder, split, shard_counts(count, num_shards), SHAPE, NUM_CLASSES) as writer:
-            for position in range(count):
-                label = position * 7 % NUM_CLASSES
-                writer.write(position, rng.integers(0, 64, SHAPE, dtype=np.uint8) + np.uint8(48 * label), label)
-            splits[split] = writer.commit()
+        labels = [position * 7 % len(CLASS_NAMES) for position in range(count)]
+        images = [rng.integers(0, 64, SHAPE, dtype=np.uint8) + np.uint8(48 * label) for label in labels]
+        splits[split] = write_split(folder, split, images, labels, num_shards, CLASS_NAMES)
     statistics = Statistics.from_moments(np.full(3, 104.0), np.eye(3) * 57.0**2)
-    Manifest(("ant", "bee", "cat", "dog"), SHAPE, splits, statistics, seed=0).write(folder)
+    Manifest(CLASS_NAMES, SHAPE, splits, statistics, seed=0).write(folder)
     return folder
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from owt_mpi.data.manifest import Manifest, Statistics
-from owt_mpi.data.shard_format import SplitWriter, shard_counts
+from tests.shards import write_split
 
 SHAPE = (7, 6, 3)  # h != w, c odd
-NUM_CLASSES = 4
+CLASS_NAMES = ("ant", "bee", "cat", "dog")
 
 
 @pytest.fixture(scope="session")
@@ -23,10 +23,8 @@ def folder(tmp_path: Path, pixels: np.ndarray) -> Path:
     """A data set of 29 training images in 3 shards and 11 validation images in 2; label = index * 3 mod 4."""
     splits = {}
     for split, images, num_shards in (("train", pixels, 3), ("val", 255 - pixels[:11], 2)):
-        with SplitWriter(tmp_path, split, shard_counts(len(images), num_shards), SHAPE, NUM_CLASSES) as writer:
-            for position in reversed(range(len(images))):
-                writer.write(position, images[position], position * 3 % NUM_CLASSES)
-            splits[split] = writer.commit()
+        labels = [position * 3 % len(CLASS_NAMES) for position in range(len(images))]
+        splits[split] = write_split(tmp_path, split, list(images), labels, num_shards, CLASS_NAMES)
     statistics = Statistics.from_moments(np.array([1.0, 2.0, 3.0]), np.diag([4.0, 9.0, 16.0]))
-    Manifest(("ant", "bee", "cat", "dog"), SHAPE, splits, statistics, seed=0).write(tmp_path)
+    Manifest(CLASS_NAMES, SHAPE, splits, statistics, seed=0).write(tmp_path)
     return tmp_path

@@ -8,8 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
-from owt_mpi.data.manifest import DataError, Manifest, Statistics
-from owt_mpi.data.shard_format import ShardReader, SplitWriter, sha256_of, shard_counts, shard_files
+from owt_mpi.data.manifest import DataError, Manifest, OddFile, Statistics
+from owt_mpi.data.shard_format import ShardReader, read_mean_image, sha256_of, shard_counts
+from owt_mpi.data.shard_writer import write_mean_image
 
 FIRST = "train-00000-of-00003.h5"
 SHUFFLED = np.array([28, 0, 10, 9, 19, 20, 9, 27])  # crosses all shard limits (10, 10, 9), one index twice
@@ -65,15 +66,29 @@ def test_index_outside_the_split_is_an_error(folder: Path, index: int) -> None:
 
 
 def test_manifest_survives_writing_and_reading(folder: Path, tmp_path: Path) -> None:
-    manifest = dataclasses.replace(Manifest.read(folder), options={"size": 7, "val": None})
+    train = Manifest.read(folder).splits["train"]
+    odd_files = (OddFile("ant/x.png", "it is no JPEG", "skipped"), OddFile("ant/y.jpg", "it is a PNG", "kept"))
+    manifest = dataclasses.replace(
+        Manifest.read(folder),
+        splits={"train": dataclasses.replace(train, odd_files=odd_files)},
+        storage="jpeg",
+        image_shape=(None, None, 1),
+        class_titles=("Ant", "Bee", "Cät", "Dog"),
+        mean_image="statistics.h5",
+        duplicates=(("train/ant/1", "val/bee/2"),),
+        source_notes=("class eel is empty",),
+        options={"size": 7, "val": None},
+    )
     manifest.write(tmp_path)
     assert Manifest.read(tmp_path) == manifest
+    assert [odd.name for odd in manifest.splits["train"].skipped] == ["ant/x.png"]
 
 
 def test_manifest_describes_the_shards(folder: Path) -> None:
     split = Manifest.read(folder).splits["train"]
     assert [shard.count for shard in split.shards] == shard_counts(29, 3) == [10, 10, 9]
     assert split.shards[0].class_histogram == (3, 2, 2, 3)  # positions 0, 3, 6, ... mod 4
+    assert split.class_histogram == (8, 7, 7, 7)
     assert split.shards[1].sha256 == sha256_of(folder / split.shards[1].file)
 
 
@@ -100,14 +115,14 @@ def test_truncated_shard_is_named(folder: Path) -> None:
 
 def test_other_version_of_a_shard_is_an_error(folder: Path) -> None:
     with h5py.File(folder / FIRST, "r+") as file:
-        file.attrs["format_version"] = 2
-    with pytest.raises(DataError, match="format version 2, this program reads 1"):
+        file.attrs["format_version"] = 1
+    with pytest.raises(DataError, match=r"format version 1, this program reads 2; run .* with --overwrite"):
         ShardReader(folder, "train")
 
 
 def test_other_version_of_the_manifest_is_an_error(folder: Path) -> None:
-    edit_manifest(folder, lambda content: content.update(format_version=2))
-    with pytest.raises(DataError, match="format version 2, this program reads 1"):
+    edit_manifest(folder, lambda content: content.update(format_version=1))
+    with pytest.raises(DataError, match=r"format version 1, this program reads 2; run .* with --overwrite"):
         ShardReader(folder, "train")
 
 
@@ -147,6 +162,12 @@ def test_other_number_of_images_than_the_manifest_says_is_an_error(folder: Path)
         (lambda m: m["splits"]["train"].update(count=30), "has 30 images but its shards 29"),
         (lambda m: m["splits"]["train"]["shards"][0].update(file="../x.h5"), "not in its own folder"),
         (lambda m: m["splits"]["train"]["shards"][0].update(class_histogram=[10]), "does not add up"),
+        (lambda m: m["splits"]["train"].update(class_histogram=[7, 8, 7, 7]), "not the sum of its shards'"),
+        (lambda m: m.update(class_titles=["Ant"]), "1 titles of 4 classes"),
+        (lambda m: m.update(mean_image="../x.h5"), "not in its own folder"),
+        (lambda m: m.update(storage="webp"), "storage 'webp', this program reads raw and jpeg"),
+        (lambda m: m.update(image_shape=[None, None, 3]), "raw images differ in size"),
+        (lambda m: m.update(storage="jpeg"), "has storage 'raw', the manifest says otherwise"),
         (lambda m: m.pop("class_names"), r"malformed \(KeyError"),
         (lambda m: m.update(image_shape=[7, 6]), r"malformed \(ValueError"),
         (lambda m: m.update(format="coco"), "not a manifest of the format"),
@@ -163,41 +184,20 @@ def test_folder_without_manifest_is_an_error(tmp_path: Path) -> None:
         ShardReader(tmp_path, "train")
 
 
+def test_mean_image_is_read_and_its_absence_is_named(folder: Path) -> None:
+    manifest = Manifest.read(folder)
+    assert read_mean_image(folder, manifest) is None
+    manifest = dataclasses.replace(manifest, mean_image="statistics.h5")
+    with pytest.raises(DataError, match=r"statistics.h5 is missing or damaged.*build_shards"):
+        read_mean_image(folder, manifest)
+    mean = np.arange(7 * 6 * 3).reshape(7, 6, 3) / 7
+    write_mean_image(folder, mean)
+    np.testing.assert_array_equal(read_mean_image(folder, manifest), mean)
+
+
 def test_unknown_split_is_an_error_that_names_those_there(folder: Path) -> None:
     with pytest.raises(DataError, match="no split 'test', only 'train', 'val'"):
         ShardReader(folder, "test")
-
-
-def test_leaving_the_writer_without_commit_leaves_no_file(tmp_path: Path) -> None:
-    with SplitWriter(tmp_path, "train", [2, 1], (2, 3, 1), 5) as writer:
-        writer.write(2, np.zeros((2, 3, 1), np.uint8), 4)
-        assert len(shard_files(tmp_path, "train")) == 2
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_shards_have_no_final_name_before_commit(tmp_path: Path) -> None:
-    with SplitWriter(tmp_path, "train", [1], (2, 3, 1), 5) as writer:
-        writer.write(0, np.zeros((2, 3, 1), np.uint8), 4)
-        assert not list(tmp_path.glob("*.h5"))
-        writer.commit()
-        assert [path.name for path in tmp_path.iterdir()] == ["train-00000-of-00001.h5"]
-
-
-def test_a_full_disk_is_an_error_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("owt_mpi.data.shard_format.os.posix_fallocate", full)
-    with pytest.raises(OSError, match="No space left"):
-        SplitWriter(tmp_path, "train", [2, 1], (2, 3, 1), 5)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_commit_with_a_sample_missing_is_a_bug(tmp_path: Path) -> None:
-    with SplitWriter(tmp_path, "train", [2], (2, 3, 1), 5) as writer:
-        writer.write(0, np.zeros((2, 3, 1), np.uint8), 4)
-        with pytest.raises(AssertionError, match="not written"):
-            writer.commit()
 
 
 def test_more_shards_than_images_are_refused() -> None:

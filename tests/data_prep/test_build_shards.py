@@ -128,7 +128,7 @@ def test_other_options_are_refused_without_overwrite(
     assert run(source, out, "--size", 6, "--workers", 1) == 2
     assert "built with size = 8 instead of 6" in capsys.readouterr().err
     assert run(source, out, "--size", 6, "--workers", 1, "--overwrite") == 0
-    assert sorted(contents(out)) == ["manifest.json", "train-00000-of-00001.h5"]
+    assert sorted(contents(out)) == ["manifest.json", "statistics.h5", "train-00000-of-00001.h5"]
     assert ShardReader(out, "train").image_shape == (6, 6, 3)
 
 
@@ -155,7 +155,7 @@ def test_corrupt_images_are_skipped_on_demand_without_gaps(broken: Path, tmp_pat
     manifest = build(Options(broken, tmp_path / "out", size=8, on_error="skip", workers=1))
     split = manifest.splits["train"]
     assert split.count == 10
-    assert [text.split(":")[0] for text in split.skipped] == ["pear/pear_0.PNG", "pear/pear_2.PNG"]
+    assert [odd.name for odd in split.skipped] == ["pear/pear_0.PNG", "pear/pear_2.PNG"]
     assert split.shards[0].class_histogram == (4, 3, 3)
     assert ShardReader(tmp_path / "out", "train").read(np.arange(10))[0].any(axis=(1, 2, 3)).all()
 
@@ -169,7 +169,7 @@ def test_failure_while_writing_leaves_no_manifest_and_no_file(
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("owt_mpi.data.shard_format.SplitWriter.write", full_disk)
+    monkeypatch.setattr("owt_mpi.data.shard_writer.ShardWriter.write", full_disk)
     assert run(source, out, "--size", 8, "--workers", 1, "--overwrite") == 3
     assert contents(out) == {}
 
@@ -180,7 +180,13 @@ def test_other_files_in_out_are_left_alone(source: Path, tmp_path: Path) -> None
     for name in ("notes.txt", "train.h5", "train-00003-of-00009.h5", "val-00000-of-00001.h5.tmp"):
         (out / name).write_text("mine")
     build(Options(source, out, size=8, workers=1))
-    assert sorted(contents(out)) == ["manifest.json", "notes.txt", "train-00000-of-00001.h5", "train.h5"]
+    assert sorted(contents(out)) == [
+        "manifest.json",
+        "notes.txt",
+        "statistics.h5",
+        "train-00000-of-00001.h5",
+        "train.h5",
+    ]
 
 
 def test_classes_of_validation_images_must_be_known(

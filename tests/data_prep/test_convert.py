@@ -23,9 +23,9 @@ def test_results_come_in_the_order_of_the_files(monkeypatch: pytest.MonkeyPatch,
     results = list(convert(files([], 40), 8, 3, num_workers))
     images = [item for result in results for item in result.images]
     failures = [item for result in results for item in result.failures]
-    assert [key for key, _ in images] == [key for key in range(40) if key % 7 != 3]
+    assert [key for key, _, _ in images] == [key for key in range(40) if key % 7 != 3]
     assert [key for key, _ in failures] == [3, 10, 17, 24, 31, 38]
-    for key, image in images:
+    for key, image, _ in images:
         np.testing.assert_array_equal(image, np.full((8, 8, 3), key))
     assert sum(result.sums.count for result in results) == 34 * 64
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.images import ImageError, PixelSums, decode
+from data_prep.images import ImageError, decode
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -64,21 +64,3 @@ def test_truncated_and_foreign_files_are_refused_without_addresses() -> None:
         decode(content[: len(content) // 2], 5, 3)
     with pytest.raises(ImageError, match=r"^it is no JPEG, PNG, [A-Z, ]* file$"):
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n", 5, 3)
-
-
-def test_pixel_sums_give_the_moments_of_all_pixels_in_any_order() -> None:
-    images = [random_pixels(4, 6, 3), 255 - random_pixels(3, 3, 3) // 2]
-    parts = [PixelSums.zero(3) for _ in images]
-    for part, image in zip(parts, images, strict=True):
-        part.add_images([image])
-    together, backwards = PixelSums.zero(3), PixelSums.zero(3)
-    together.add_images(images)
-    for part in reversed(parts):
-        backwards.add(part)
-    assert together.statistics() == backwards.statistics()
-    pixels = np.concatenate([image.reshape(-1, 3) for image in images]).astype(np.float64)
-    statistics = together.statistics()
-    np.testing.assert_allclose(statistics.mean, pixels.mean(axis=0))
-    np.testing.assert_allclose(statistics.std, pixels.std(axis=0))
-    vectors, values = np.array(statistics.pca_eigenvectors), np.array(statistics.pca_eigenvalues)
-    np.testing.assert_allclose(vectors.T @ np.diag(values) @ vectors, np.cov(pixels.T, bias=True))

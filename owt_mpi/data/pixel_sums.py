@@ -1,0 +1,70 @@
+"""Sums over pixels in integers: exact, so that no order of adding changes them, and each shard can keep its own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from owt_mpi.data.manifest import Statistics
+
+_PIXELS_IN_ROW = 4  # several pixels a row of the product: BLAS is slow at 3 columns
+_ROWS = 256  # of a product: 256 * 255**2 < 2**24, so float32 holds every partial sum exactly
+_IMAGES = 257  # added in 16 bits: 257 * 255 < 2**16
+
+
+@dataclass
+class PixelSums:
+    """Sums over the pixels of images with c channels.
+
+    `image` (h, w, c) int64 is the sum over images pixel by pixel, None where images differ in size.
+    """
+
+    count: int
+    total: np.ndarray  # (c,) int64
+    products: np.ndarray  # (c, c) int64, of each pair of channels
+    image: np.ndarray | None
+
+    @classmethod
+    def zero(cls, channels: int, size: tuple[int, int] | None) -> "PixelSums":
+        """Return the sums over no pixels, of images of `size` (h, w) or of any size."""
+        image = None if size is None else np.zeros((*size, channels), np.int64)
+        return cls(0, np.zeros(channels, np.int64), np.zeros((channels, channels), np.int64), image)
+
+    def add(self, other: "PixelSums") -> None:
+        """Add the sums over other pixels. Both know the sum of images, or neither does."""
+        self.count += other.count
+        self.total += other.total
+        self.products += other.products
+        if self.image is not None:
+            assert other.image is not None
+            self.image += other.image
+
+    def add_images(self, images: Sequence[np.ndarray]) -> None:
+        """Add the pixels of images (h, w, c) uint8."""
+        for image in images:
+            channels = image.shape[-1]
+            block = _ROWS * _PIXELS_IN_ROW * channels
+            values = np.zeros(-(-image.size // block) * block, np.float32)  # zeros at the end add nothing
+            values[: image.size] = image.reshape(-1)
+            rows = values.reshape(-1, _ROWS, _PIXELS_IN_ROW * channels)
+            pairs = np.matmul(rows.transpose(0, 2, 1), rows).sum(axis=0, dtype=np.float64)  # below 2**53: exact
+            pairs = pairs.reshape(_PIXELS_IN_ROW, channels, _PIXELS_IN_ROW, channels)
+            sums = np.matmul(np.ones((1, _ROWS), np.float32), rows).sum(axis=(0, 1), dtype=np.float64)
+            self.count += image.size // channels
+            self.products += np.einsum("aiaj->ij", pairs).astype(np.int64)
+            self.total += sums.reshape(_PIXELS_IN_ROW, channels).sum(axis=0).astype(np.int64)
+        if self.image is not None:
+            for start in range(0, len(images), _IMAGES):
+                part = np.zeros(self.image.shape, np.uint16)
+                for image in images[start : start + _IMAGES]:
+                    part += image
+                self.image += part
+
+    def statistics(self) -> Statistics:
+        """Return mean, standard deviation and principal components."""
+        mean = self.total / self.count
+        return Statistics.from_moments(mean, self.products / self.count - np.outer(mean, mean))
+
+    def mean_image(self, num_images: int) -> np.ndarray | None:
+        """Return the mean of the images, float64 (h, w, c), None where they differ in size."""
+        return None if self.image is None else self.image / num_images
