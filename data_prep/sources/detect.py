@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.sources import imagenet
 from data_prep.sources.class_folders import WNID_FILE, list_class_folders, list_named_files
 from data_prep.sources.listing import Found, Listing, listing_of
 from data_prep.sources.source import Source
@@ -31,6 +32,7 @@ def _has_named_files(tree: Tree) -> bool:
 
 
 LAYOUTS = {  # in the order in which they are tried
+    "imagenet": Layout(imagenet.is_imagenet, imagenet.list_imagenet, imagenet.EXPECTED),
     "class-folders": Layout(
         _has_class_folders,
         list_class_folders,

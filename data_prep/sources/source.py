@@ -69,6 +69,10 @@ class Source:
             return data
         return b"".join(unpacked(io.BytesIO(data), self.label(entry), LARGEST_CONTENT_BYTES))
 
+    def text(self, entry: Entry) -> str:
+        """Return the text of a file that is not large; what is not UTF-8 in it is replaced."""
+        return self.content(entry).decode("utf-8", "replace")
+
     def label(self, entry: Entry) -> str:
         """Return what a file of this source is called in messages."""
         return f"{self.path}: {entry.path}"

@@ -37,13 +37,22 @@ class Tree:
     refused: list[str] = field(default_factory=list)
 
     def add(self, entry: Entry) -> None:
-        """Add a file."""
+        """Add a file, and the folders that it is in."""
+        folder = entry.folder
+        while folder not in self.folders:
+            self.folders.add(folder)
+            folder = folder.rpartition("/")[0]
         if not is_image(entry.name):
             self.others[entry.path] = entry
         elif entry.size > LARGEST_IMAGE_BYTES:
             self.refused.append(f"{entry.path} has {entry.size} bytes, too many for an image")
         else:
             self.images.append(entry)
+
+    def find(self, name: str) -> Entry | None:
+        """Return the file of this name that is no image and is the least deep, None if there is none."""
+        entries = (entry for entry in self.others.values() if entry.name == name)
+        return min(entries, key=lambda entry: (entry.path.count("/"), entry.path), default=None)
 
     def top(self) -> list[str]:
         """Return the names at the top, folders with a slash, sorted."""

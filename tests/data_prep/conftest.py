@@ -30,6 +30,15 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(member, io.BytesIO(content))
 
 
+def tar_of(files: list[tuple[str, bytes]], mode: Literal["w", "w:gz"] = "w") -> bytes:
+    """Return a tar of files in this order."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:
+        for name, content in files:
+            add(archive, name, content)
+    return buffer.getvalue()
+
+
 def _mode(path: Path) -> Literal["w", "w:gz", "w:bz2", "w:xz"]:
     modes: dict[str, Literal["w:gz", "w:bz2", "w:xz"]] = {".gz": "w:gz", ".bz2": "w:bz2", ".xz": "w:xz"}
     return modes.get(path.suffix, "w")
