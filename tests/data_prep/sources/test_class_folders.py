@@ -166,7 +166,7 @@ def test_a_named_layout_that_does_not_fit_is_an_error(files: Files, writers: Wri
         DataError, match=r"no images in the layout 'named-files' \(ignored 12 files, such as: pear/pear_4"
     ):
         open_source(path, "named-files")
-    with pytest.raises(ValueError, match="no layout 'tars'; choose imagenet, "):
+    with pytest.raises(ValueError, match="no layout 'tars'; choose kaggle, "):
         open_source(path, "tars")
 
 
