@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.sources import imagenet, kaggle, tiny_imagenet
+from data_prep.sources import cifar, imagenet, kaggle, mnist, tiny_imagenet
 from data_prep.sources.class_folders import WNID_FILE, list_class_folders, list_named_files
 from data_prep.sources.listing import Found, Listing, listing_of
 from data_prep.sources.source import Source
@@ -35,6 +35,9 @@ LAYOUTS = {  # in the order in which they are tried
     "kaggle": Layout(kaggle.is_kaggle, kaggle.list_kaggle, kaggle.EXPECTED),
     "imagenet": Layout(imagenet.is_imagenet, imagenet.list_imagenet, imagenet.EXPECTED),
     "tiny-imagenet": Layout(tiny_imagenet.is_tiny_imagenet, tiny_imagenet.list_tiny_imagenet, tiny_imagenet.EXPECTED),
+    "cifar": Layout(cifar.is_cifar, cifar.list_cifar, cifar.EXPECTED),
+    "mnist": Layout(mnist.is_mnist, mnist.list_mnist, mnist.EXPECTED),
+    "fashion-mnist": Layout(lambda tree: False, mnist.list_fashion_mnist, "the same, by name only"),
     "class-folders": Layout(
         _has_class_folders,
         list_class_folders,
