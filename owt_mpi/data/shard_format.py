@@ -5,32 +5,25 @@ are one contiguous dataset, plain bytes at a known offset, so they are read with
 speed of memory, shared by all ranks of a node through the page cache, safe in threads, and free of HDF5's global lock.
 """
 
+import dataclasses
 import hashlib
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from owt_mpi.data.manifest import (
-    REBUILD,
-    DataError,
-    Manifest,
-    ShardEntry,
-    Statistics,
-    check_version,
-)
+from owt_mpi.data.file_array import FileArray
+from owt_mpi.data.manifest import REBUILD, DataError, Manifest, Statistics
 from owt_mpi.data.readers import check_indices
+from owt_mpi.data.shard_file import H5PY_ERRORS, IMAGE_DTYPE, OpenShard, checked_dataset, open_shard
 
-IMAGE_DTYPE = np.dtype(np.uint8)
-LABEL_DTYPE = np.dtype("<i4")
-SIZE_DTYPE = np.dtype("<i4")  # of a pair (h, w)
-COUNT_DTYPE = np.dtype("<i8")  # of offsets and sums
 HASH_BYTES = 32
 MEAN_IMAGE = "mean_image"  # the dataset in STATISTICS_NAME
-H5PY_ERRORS = (OSError, KeyError, RuntimeError, TypeError, AttributeError, ValueError)  # what it makes of damage inside
+_ACCESS: dict[type, str] = {type(None): "memory maps", FileArray: "reads", h5py.File: "h5py (slow)"}
 
 
 def shard_name(split: str, index: int, num_shards: int) -> str:
@@ -52,41 +45,26 @@ def shard_counts(num_samples: int, num_shards: int) -> list[int]:
     return [num_samples // num_shards + (index < num_samples % num_shards) for index in range(num_shards)]
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """An open shard: `images` is a memory map, or an h5py dataset where it is chunked or compressed.
-
-    Raw images are (n, h, w, c). Of jpeg storage they are the bytes of all files, and file i is
-    images[offsets[i] : offsets[i + 1]].
-    """
-
-    images: Any
-    labels: np.ndarray
-    sizes: np.ndarray  # (n, 2)
-    offsets: np.ndarray | None
-    file: Any  # the h5py file that must stay open for `images`, or None
-
-
 class ShardReader:
     """Reads the images of one split by their index in the split. Safe in threads. Everything is checked on opening.
 
-    Open it after any fork. `labels` (n,) int32 are those of the whole split.
+    Open it after any fork. `labels` (n,) int32 are those of the whole split. Where `use_maps` is off, or the file
+    system has none, images are read at their places in the file.
     """
 
-    def __init__(self, folder: Path, split: str) -> None:
+    def __init__(self, folder: Path, split: str, use_maps: bool = True) -> None:
         self.manifest = Manifest.read(folder)
         self.split = split
         if split not in self.manifest.splits:
             there = ", ".join(map(repr, self.manifest.splits))
             raise DataError(f"{folder} has no split {split!r}, only {there}; rebuild it with --val or --val-fraction")
         self._folder = folder
-        self._shards: list[_Shard] = []
+        self._shards: list[OpenShard] = []
         entries = self.manifest.splits[split].shards
         try:
             for index, entry in enumerate(entries):
-                self._shards.append(
-                    _open_shard(folder / entry.file, entry, self.manifest, (split, index, len(entries)))
-                )
+                place = (split, index, len(entries))
+                self._shards.append(open_shard(folder / entry.file, entry, self.manifest, place, use_maps))
         except BaseException:
             self.close()
             raise
@@ -124,8 +102,9 @@ class ShardReader:
 
     def describe(self) -> str:
         """Return one line: where the data is, how much, and how it is read."""
-        mapped = sum(shard.file is None for shard in self._shards)
-        how = "memory maps" if mapped == len(self._shards) else f"{mapped} memory maps, the others by h5py (slow)"
+        kinds = Counter(_ACCESS[type(shard.file)] for shard in self._shards)
+        counted = ", ".join(f"{count} shards by {kind}" for kind, count in sorted(kinds.items()))
+        how = counted if len(kinds) > 1 else next(iter(kinds))
         height, width, channels = self.manifest.image_shape
         size = "of many sizes" if height is None else f"{height}x{width}"
         return (
@@ -156,19 +135,36 @@ class ShardReader:
 
     def encoded(self, index: int) -> bytes:
         """Return a copy of the image file of sample `index`. For jpeg storage: any format that Pillow reads."""
-        check_indices(np.array([index]), self.num_samples)
-        number = int(np.searchsorted(self._ends, index, side="right"))
+        number, row = self._place(index)
         shard = self._shards[number]
         assert shard.offsets is not None, "raw images are read by `read`"
-        row = len(shard.labels) + index - int(self._ends[number])
         content: bytes = shard.images[int(shard.offsets[row]) : int(shard.offsets[row + 1])].tobytes()
         return content
+
+    def find(self, index: int) -> tuple[Path, int]:
+        """Return the shard file that sample `index` is in, and the row that it has there."""
+        number, row = self._place(index)
+        return self._folder / self.manifest.splits[self.split].shards[number].file, row
+
+    def images_by_shard(self) -> list[Any]:
+        """Return what each shard's images are read from: (n, h, w, c) raw, (bytes,) encoded, uint8."""
+        return [shard.images for shard in self._shards]
+
+    def read_from(self, copies: Sequence[np.ndarray]) -> None:
+        """Read from these copies of the images of the first shards, and no longer from their files."""
+        for number, copy in enumerate(copies):
+            self._shards[number].close()
+            self._shards[number] = dataclasses.replace(self._shards[number], images=copy, file=None)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        check_indices(np.array([index]), self.num_samples)
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return number, len(self._shards[number].labels) + index - int(self._ends[number])
 
     def close(self) -> None:
         """Give the files back; the reader is not used again."""
         for shard in self._shards:
-            if shard.file is not None:
-                shard.file.close()
+            shard.close()
         self._shards.clear()
 
 
@@ -179,7 +175,7 @@ def read_mean_image(folder: Path, manifest: Manifest) -> np.ndarray | None:
     path = folder / manifest.mean_image
     try:
         with h5py.File(path, "r", locking=False) as file:
-            mean: np.ndarray = _dataset(path, file, MEAN_IMAGE, manifest.image_shape, np.dtype("<f8"))[:]
+            mean: np.ndarray = checked_dataset(path, file, MEAN_IMAGE, manifest.image_shape, np.dtype("<f8"))[:]
             return mean
     except H5PY_ERRORS as error:
         if isinstance(error, DataError):
@@ -194,74 +190,3 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _open_shard(path: Path, entry: ShardEntry, manifest: Manifest, place: tuple[str, int, int]) -> _Shard:
-    if not path.is_file():
-        raise DataError(f"{path} is missing; copy the whole folder, or {REBUILD}")
-    try:
-        file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise DataError(f"{path} is truncated or not an HDF5 file ({error}); {REBUILD}") from error
-    keep = False
-    try:
-        check_version(path, file.attrs.get("format_version"))
-        split, index, num_shards = (file.attrs.get(name) for name in ("split", "shard", "num_shards"))
-        if (split, index, num_shards) != place:
-            raise DataError(f"{path} is inside shard {index} of {num_shards} of split {split!r}; {REBUILD}")
-        if file.attrs.get("storage") != manifest.storage:
-            raise DataError(f"{path} has storage {file.attrs.get('storage')!r}, the manifest says otherwise; {REBUILD}")
-        labels: np.ndarray = _dataset(path, file, "labels", (entry.count,), LABEL_DTYPE)[:]
-        _check_labels(path, labels, entry, len(manifest.class_names))
-        if manifest.storage == "raw":
-            images = _dataset(path, file, "images", (entry.count, *manifest.image_shape), IMAGE_DTYPE)
-            sizes = np.broadcast_to(np.array(images.shape[1:3], SIZE_DTYPE), (entry.count, 2))
-            offsets = None
-        else:
-            offsets, sizes = _read_index(path, file, entry.count, manifest)
-            images = _dataset(path, file, "bytes", (int(offsets[-1]),), IMAGE_DTYPE)
-        shape, place_in_file = images.shape, images.id.get_offset()
-        if place_in_file is None:
-            keep = True
-            return _Shard(images, labels, sizes, offsets, file)
-    except H5PY_ERRORS as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); {REBUILD}") from error
-    finally:
-        if not keep:
-            file.close()
-    if path.stat().st_size < place_in_file + int(np.prod(shape)):
-        raise DataError(f"{path} is truncated: {path.stat().st_size} bytes; {REBUILD}")
-    return _Shard(np.memmap(path, IMAGE_DTYPE, "r", place_in_file, shape), labels, sizes, offsets, None)
-
-
-def _read_index(path: Path, file: Any, count: int, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the encoded files are in `bytes`, (n + 1,), and the sizes (n, 2) of their images."""
-    offsets: np.ndarray = _dataset(path, file, "offsets", (count + 1,), COUNT_DTYPE)[:]
-    sizes: np.ndarray = _dataset(path, file, "sizes", (count, 2), SIZE_DTYPE)[:]
-    if offsets[0] != 0 or (np.diff(offsets) < 1).any():
-        raise DataError(f"{path}: its offsets do not rise from 0; {REBUILD}")
-    expected = manifest.image_shape[:2]
-    if (sizes < 1).any() or (expected != (None, None) and (sizes != np.array(expected)).any()):
-        raise DataError(f"{path} has images of other sizes than the manifest says; {REBUILD}")
-    return offsets, sizes
-
-
-def _dataset(path: Path, file: Any, name: str, shape: tuple[int | None, ...], dtype: np.dtype[Any]) -> Any:
-    if name not in file:
-        raise DataError(f"{path} has no dataset {name!r}; {REBUILD}")
-    dataset = file[name]
-    if dataset.shape != shape or dataset.dtype != dtype:
-        raise DataError(
-            f"{path}: {name} is {dataset.dtype} {dataset.shape}, the manifest says {dtype} {shape}; {REBUILD}"
-        )
-    return dataset
-
-
-def _check_labels(path: Path, labels: np.ndarray, entry: ShardEntry, num_classes: int) -> None:
-    wrong = labels[(labels < 0) | (labels >= num_classes)]
-    if wrong.size:
-        raise DataError(f"{path} has the label {wrong[0]}, but there are {num_classes} classes; {REBUILD}")
-    if tuple(np.bincount(labels, minlength=num_classes).tolist()) != entry.class_histogram:
-        raise DataError(f"{path} has other numbers of images of each class than the manifest says; {REBUILD}")

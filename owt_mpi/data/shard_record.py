@@ -11,7 +11,7 @@ import numpy as np
 
 from owt_mpi.data.manifest import REBUILD, DataError, OddFile, check_version
 from owt_mpi.data.pixel_sums import PixelSums
-from owt_mpi.data.shard_format import H5PY_ERRORS
+from owt_mpi.data.shard_file import H5PY_ERRORS
 
 
 @dataclass(frozen=True)

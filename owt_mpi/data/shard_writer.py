@@ -24,15 +24,8 @@ from owt_mpi.data.manifest import (
     sync_folder,
 )
 from owt_mpi.data.pixel_sums import PixelSums
-from owt_mpi.data.shard_format import (
-    COUNT_DTYPE,
-    IMAGE_DTYPE,
-    LABEL_DTYPE,
-    MEAN_IMAGE,
-    SIZE_DTYPE,
-    sha256_of,
-    shard_name,
-)
+from owt_mpi.data.shard_file import COUNT_DTYPE, IMAGE_DTYPE, LABEL_DTYPE, SIZE_DTYPE
+from owt_mpi.data.shard_format import MEAN_IMAGE, sha256_of, shard_name
 from owt_mpi.data.shard_record import write_odd_files
 
 _COPY_BYTES = 1 << 22
