@@ -5,6 +5,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+from owt_mpi.data_options import DataOptions
+
 _MOST_CHUNK_MIB = 256
 
 
@@ -22,32 +24,6 @@ class ModelOptions:
     this share of every other: less crosses between ranks. 1: dense layers."""
     fc_blocks: int = 8
     """Blocks of the FC layers where fc-crosstalk is below 1; the ranks that share a head must divide them."""
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """The images."""
-
-    data: str = ""
-    """Folder of HDF5 shards made by `python -m data_prep.build_shards`, or "synthetic" for random images."""
-    flip: bool = True
-    """Mirror a random half of the training images."""
-    normalise: Literal["mean", "mean-std"] = "mean"
-    """Take the training set's mean off each channel ("mean", as the paper's program), or also divide by the standard
-    deviation ("mean-std")."""
-    prefetch: int = 2
-    """Batches made ready ahead of time."""
-    shuffle: Literal["full", "block"] = "full"
-    """Order of the training images: each by itself (full), or, for slow file systems, whole blocks that follow one
-    another in storage are read and many blocks mixed (block)."""
-    shuffle_block: int = 64
-    """Images of a block."""
-    shuffle_buffer: int = 16384
-    """Images that are mixed, by all ranks together; each rank's memory should hold its part of their files."""
-    synthetic_images: int = 1024
-    """Number of random training images (--data synthetic)."""
-    synthetic_classes: int = 1000
-    """Number of their classes."""
 
 
 @dataclass(frozen=True)
@@ -196,9 +172,7 @@ class Config:
         at_least = {
             "crop": (self.model.crop, 1),
             "fc-blocks": (self.model.fc_blocks, 1),
-            "prefetch": (self.data.prefetch, 1),
-            "synthetic-images": (self.data.synthetic_images, 1),
-            "synthetic-classes": (self.data.synthetic_classes, 2),
+            **self.data.at_least(),
             "images-per-rank": (self.batch.images_per_rank, 0),
             "global-batch": (self.batch.global_batch, 0),
             "epochs": (self.batch.epochs, 1),
