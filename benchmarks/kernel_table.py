@@ -53,6 +53,7 @@ TRAFFIC = {
     "relu_grad": Traffic("gy", lambda s: 3 * s, lambda s: 3 * s),
     "dropout": Traffic("x", lambda s: 2 * s, lambda s: 2 * s),
     "relu_dropout": Traffic("x", lambda s: 2 * s, lambda s: 2 * s),
+    "bias_relu_dropout": Traffic("x", lambda s: 2 * s, lambda s: 2 * s),
     "logistic_loss": Traffic("z", lambda s: 2 * s, lambda s: 2 * s),
     "softmax_max": Traffic("z", lambda s: s, lambda s: s),
     "softmax_sum": Traffic("z", lambda s: s, lambda s: 0, "ranks exchange maxima before it"),

@@ -126,8 +126,11 @@ class Backend(Protocol):
         """Return gx of lrn."""
         ...
 
-    def linear(self, x: Array, w: Array, b: Array | None, relu: bool = False) -> Array:
-        """Return x w' (+ b), with `relu` max(., 0), of x (n, inputs) and w (outputs, inputs)."""
+    def linear(self, x: Array, w: Array, b: Array | None, relu: bool = False, drop: DropoutMask | None = None) -> Array:
+        """Return x w' (+ b), with `relu` max(., 0), with `drop` dropout of that, of x (n, inputs), w (outputs, inputs).
+
+        `drop` comes with `relu`, here and below: the gradient of both is relu_grad with the mask's scale.
+        """
         ...
 
     def linear_grad_x(self, gy: Array, w: Array) -> Array:
@@ -138,20 +141,23 @@ class Backend(Protocol):
         """Return the gradient of linear with respect to w, gy' x."""
         ...
 
-    def add_bias(self, x: Array, b: Array, relu: bool = False) -> Array:
-        """Return x + b, with `relu` max(., 0), of x (n, columns) and b (columns,)."""
+    def add_bias(self, x: Array, b: Array, relu: bool = False, drop: DropoutMask | None = None) -> Array:
+        """Return x + b, with `relu` max(., 0), with `drop` dropout of that, of x (n, columns) and b (columns,)."""
         ...
 
     def bias_grad(self, gy: Array) -> Array:
         """Return the gradient of add_bias with respect to b: the sum of the rows of gy."""
         ...
 
-    def relu(self, x: Array) -> Array:
-        """Return max(x, 0), element by element."""
+    def relu(self, x: Array, drop: DropoutMask | None = None) -> Array:
+        """Return max(x, 0), element by element, with `drop` dropout of that."""
         ...
 
-    def relu_grad(self, gy: Array, y: Array) -> Array:
-        """Return gx of y = relu(x): gy where y > 0, else 0."""
+    def relu_grad(self, gy: Array, y: Array, scale: float = 1.0) -> Array:
+        """Return gx of y = relu(x): scale * gy where y > 0, else 0.
+
+        Of y = relu(x, drop) too, with scale = drop.scale, which is 1 or more: what was dropped is 0 in y.
+        """
         ...
 
     def dropout(self, x: Array, mask: DropoutMask) -> tuple[Array, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from owt_mpi.backends.base import Array, Shape
+from owt_mpi.backends.base import Array, DropoutMask, Shape
 from owt_mpi.backends.cuda_launch import BLOCK, KernelLauncher, ceil_div, check, grid_of_rows, lanes_of
 
 MAX_PARTIAL_SUMS = 1024
@@ -55,59 +55,40 @@ class RowKernels(KernelLauncher):
     def relu_grad(self, gy: Array, y: Array, gx: Array, scale: float = 1.0) -> None:
         """Write `scale` * gy where y > 0, else 0, to gx, which may be gy.
 
-        With scale = 1 / (1 - rate) this is the gradient of relu_dropout too, whose y is 0 where it dropped.
+        With the scale of a mask this is the gradient of relu_dropout too, whose y is 0 where it dropped.
         """
         check(gy.dtype, gy.shape, gy, y, gx)
         lanes = lanes_of(16 // gy.dtype.itemsize, 0, gy, y, gx)
         self._flat("activation", "relu_grad", gy, lanes, (gy, y, gx, np.int64(gy.size), np.float32(scale)))
 
-    def dropout(
-        self,
-        x: Array,
-        y: Array,
-        rows: Array,
-        rate: float,
-        key: int,
-        first_column: int,
-        num_columns: int,
-        scale: float | None = None,
-    ) -> None:
-        """Write to y the rows of x (n, ...), with the elements dropped that ops.dropout drops; y may be x.
+    def dropout(self, x: Array, y: Array, rows: Array, mask: DropoutMask) -> None:
+        """Write to y the rows of x (n, ...), with the elements dropped that `mask` drops; y may be x.
 
-        `rows` is (n,) int64, on the device. What is kept is multiplied by `scale`, by default 1 / (1 - rate). The
-        gradient is this function of gy.
+        `rows`, (n,) int64, are the mask's, on the device. The gradient is this function of gy.
         """
-        self._drop("dropout", x, y, rows, rate, key, first_column, num_columns, scale)
+        self._drop("dropout", (x, y), rows, mask)
 
-    def relu_dropout(
-        self, x: Array, y: Array, rows: Array, rate: float, key: int, first_column: int, num_columns: int
-    ) -> None:
-        """Write dropout of max(x, 0) to y; the gradient is relu_grad's with scale 1 / (1 - rate)."""
-        self._drop("relu_dropout", x, y, rows, rate, key, first_column, num_columns)
+    def relu_dropout(self, x: Array, y: Array, rows: Array, mask: DropoutMask) -> None:
+        """Write dropout of max(x, 0) to y; the gradient is relu_grad's with the mask's scale."""
+        self._drop("relu_dropout", (x, y), rows, mask)
 
-    def _drop(
-        self,
-        name: str,
-        x: Array,
-        y: Array,
-        rows: Array,
-        rate: float,
-        key: int,
-        first_column: int,
-        num_columns: int,
-        scale: float | None = None,
-    ) -> None:
+    def bias_relu_dropout(self, x: Array, b: Array, y: Array, rows: Array, mask: DropoutMask) -> None:
+        """Write dropout of max(x + b, 0) to y, of x (n, c) and b (c,); y may be x. See relu_dropout."""
+        check(x.dtype, x.shape[1:], b)
+        self._drop("bias_relu_dropout", (x, b, y), rows, mask)
+
+    def _drop(self, name: str, arrays: tuple[Array, ...], rows: Array, mask: DropoutMask) -> None:
+        x, y = arrays[0], arrays[-1]
         columns = prod(x.shape[1:])
         check(x.dtype, x.shape, x, y)
         check(np.int64, x.shape[:1], rows)
-        lanes = lanes_of(16 // x.dtype.itemsize, columns, x, y)
+        lanes = lanes_of(16 // x.dtype.itemsize, columns, *arrays)
         grid = grid_of_rows(columns // lanes, x.shape[0])
         sizes = (np.int32(x.shape[0]), np.int32(columns))
-        mask = (np.uint64(key), np.uint64(round((1.0 - rate) * 2.0**32)))
-        place = (np.int64(first_column), np.int64(num_columns))
+        drawn = (np.uint64(mask.key), np.uint64(round((1.0 - mask.rate) * 2.0**32)))
+        place = (np.int64(mask.first_column), np.int64(mask.num_columns))
         function = self._function("activation", name, x, lanes)
-        factor = np.float32(1.0 / (1.0 - rate) if scale is None else scale)
-        function(grid, (BLOCK,), (x, y, rows, *sizes, *mask, *place, factor))
+        function(grid, (BLOCK,), (*arrays, rows, *sizes, *drawn, *place, np.float32(mask.scale)))
 
     def logistic_loss(
         self, z: Array, labels: Array, gz: Array, row_losses: Array, first_class: int, scale: float

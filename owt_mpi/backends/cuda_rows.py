@@ -52,12 +52,12 @@ class CudaRows:
         """Use `num_threads` threads in what the host still computes."""
         threads.set_num_threads(num_threads)
 
-    def linear(self, x: Array, w: Array, b: Array | None, relu: bool = False) -> Array:
-        """See Backend. cuBLAS; bias and ReLU in one more pass."""
+    def linear(self, x: Array, w: Array, b: Array | None, relu: bool = False, drop: DropoutMask | None = None) -> Array:
+        """See Backend. cuBLAS; bias, ReLU and dropout in one more pass."""
         check_dtypes("linear", self.dtypes, x=x, w=w, **({} if b is None else {"b": b}))
         self._device.enter()
         y = self.xp.matmul(x, w.T)
-        self._add_bias_and_relu(y, b, relu)
+        self._add_bias_and_relu(y, b, relu, drop)
         return y
 
     def linear_grad_x(self, gy: Array, w: Array) -> Array:
@@ -72,14 +72,14 @@ class CudaRows:
         self._device.enter()
         return self.xp.matmul(gy.T, x)
 
-    def add_bias(self, x: Array, b: Array, relu: bool = False) -> Array:
-        """See Backend."""
+    def add_bias(self, x: Array, b: Array, relu: bool = False, drop: DropoutMask | None = None) -> Array:
+        """See Backend. One pass."""
         check_dtypes("add_bias", self.dtypes, x=x, b=b)
         x, b = self._contiguous(x), self._contiguous(b)
         if not relu:
             return x + b
         y = self._empty(x.shape, x.dtype)
-        self._kernels.bias_relu(x, b, y)
+        self._write_bias_relu(x, b, y, drop)
         return y
 
     def bias_grad(self, gy: Array) -> Array:
@@ -92,23 +92,28 @@ class CudaRows:
         self._kernels.bias_grad(gy, partial, gb)
         return gb
 
-    def relu(self, x: Array) -> Array:
-        """See Backend."""
+    def relu(self, x: Array, drop: DropoutMask | None = None) -> Array:
+        """See Backend. One pass."""
         check_dtypes("relu", self.dtypes, x=x)
-        return self.xp.maximum(self._contiguous(x), 0)
+        x = self._contiguous(x)
+        if drop is None:
+            return self.xp.maximum(x, 0)
+        y = self._empty(x.shape, x.dtype)
+        self._kernels.relu_dropout(x, y, self._rows_of(drop), drop)
+        return y
 
-    def relu_grad(self, gy: Array, y: Array) -> Array:
-        """See Backend."""
+    def relu_grad(self, gy: Array, y: Array, scale: float = 1.0) -> Array:
+        """See Backend. One pass, of dropout too."""
         check_dtypes("relu_grad", self.dtypes, gy=gy, y=y)
         gy, y = self._contiguous(gy), self._contiguous(y)
         gx = self._empty(gy.shape, gy.dtype)
-        self._kernels.relu_grad(gy, y, gx)
+        self._kernels.relu_grad(gy, y, gx, scale)
         return gx
 
     def dropout(self, x: Array, mask: DropoutMask) -> tuple[Array, Array]:
         """See Backend. The workspace holds `mask.rows` on the device; what is kept is worked out again."""
         check_dtypes("dropout", self.dtypes, x=x)
-        rows = self.from_host(np.asarray(mask.rows, np.int64))
+        rows = self._rows_of(mask)
         return self._dropped(x, mask, rows), rows
 
     def dropout_grad(self, gy: Array, mask: DropoutMask, workspace: Array) -> Array:
@@ -179,8 +184,11 @@ class CudaRows:
     def _dropped(self, x: Array, mask: DropoutMask, rows: Array) -> Array:
         x = self._contiguous(x)
         y = self._empty(x.shape, x.dtype)
-        self._kernels.dropout(x, y, rows, mask.rate, mask.key, mask.first_column, mask.num_columns, mask.scale)
+        self._kernels.dropout(x, y, rows, mask)
         return y
+
+    def _rows_of(self, mask: DropoutMask) -> Array:
+        return self.from_host(np.asarray(mask.rows, np.int64))
 
     def _labels(self, labels: np.ndarray) -> Array:
         return self.from_host(np.asarray(labels, np.int64))
@@ -190,14 +198,23 @@ class CudaRows:
         self._kernels.sum_losses(row_losses, loss)
         return loss.reshape(())
 
-    def _add_bias_and_relu(self, y: Array, b: Array | None, relu: bool) -> None:
-        """Add b to the last axis of y, if there is one, and then rectify y if `relu`; in place."""
+    def _add_bias_and_relu(self, y: Array, b: Array | None, relu: bool, drop: DropoutMask | None = None) -> None:
+        """Add b to the last axis of y, if there is one, then rectify y if `relu`, then `drop`, if any; in place."""
         if b is not None and relu:
-            self._kernels.bias_relu(y, self._contiguous(b), y)
+            self._write_bias_relu(y, self._contiguous(b), y, drop)
         elif b is not None:
             y += b
+        elif drop is not None:
+            self._kernels.relu_dropout(y, y, self._rows_of(drop), drop)
         elif relu:
             self.xp.maximum(y, 0, out=y)
+
+    def _write_bias_relu(self, x: Array, b: Array, y: Array, drop: DropoutMask | None) -> None:
+        """Write max(x + b, 0), with `drop` dropout of that, to y, which may be x."""
+        if drop is None:
+            self._kernels.bias_relu(x, b, y)
+        else:
+            self._kernels.bias_relu_dropout(x, b, y, self._rows_of(drop), drop)
 
     def _contiguous(self, array: Array) -> Array:
         self._device.enter()

@@ -60,9 +60,9 @@ class HalfBackend(BackendWrapper):
         wide_gy, wide_x = self._two("lrn_grad", gy=gy, x=x)
         return _rounded(self._inner.lrn_grad(wide_gy, wide_x, workspace, size, alpha, beta, k), x)
 
-    def linear(self, x: Array, w: Array, b: Array | None, relu: bool = False) -> Array:
+    def linear(self, x: Array, w: Array, b: Array | None, relu: bool = False, drop: DropoutMask | None = None) -> Array:
         wide_x, wide_w, *bias = self._wide("linear", x=x, w=w, **({} if b is None else {"b": b}))
-        return _rounded(self._inner.linear(wide_x, wide_w, bias[0] if bias else None, relu), x)
+        return _rounded(self._inner.linear(wide_x, wide_w, bias[0] if bias else None, relu, drop), x)
 
     def linear_grad_x(self, gy: Array, w: Array) -> Array:
         return _rounded(self._inner.linear_grad_x(*self._two("linear_grad_x", gy=gy, w=w)), gy)
@@ -70,17 +70,17 @@ class HalfBackend(BackendWrapper):
     def linear_grad_w(self, gy: Array, x: Array) -> Array:
         return _rounded(self._inner.linear_grad_w(*self._two("linear_grad_w", gy=gy, x=x)), gy)
 
-    def add_bias(self, x: Array, b: Array, relu: bool = False) -> Array:
-        return _rounded(self._inner.add_bias(*self._two("add_bias", x=x, b=b), relu), x)
+    def add_bias(self, x: Array, b: Array, relu: bool = False, drop: DropoutMask | None = None) -> Array:
+        return _rounded(self._inner.add_bias(*self._two("add_bias", x=x, b=b), relu, drop), x)
 
     def bias_grad(self, gy: Array) -> Array:
         return _rounded(self._inner.bias_grad(self._one("bias_grad", gy=gy)), gy)
 
-    def relu(self, x: Array) -> Array:
-        return _rounded(self._inner.relu(self._one("relu", x=x)), x)
+    def relu(self, x: Array, drop: DropoutMask | None = None) -> Array:
+        return _rounded(self._inner.relu(self._one("relu", x=x), drop), x)
 
-    def relu_grad(self, gy: Array, y: Array) -> Array:
-        return _rounded(self._inner.relu_grad(*self._two("relu_grad", gy=gy, y=y)), gy)
+    def relu_grad(self, gy: Array, y: Array, scale: float = 1.0) -> Array:
+        return _rounded(self._inner.relu_grad(*self._two("relu_grad", gy=gy, y=y), scale), gy)
 
     def dropout(self, x: Array, mask: DropoutMask) -> tuple[Array, Any]:
         y, workspace = self._inner.dropout(self._one("dropout", x=x), mask)

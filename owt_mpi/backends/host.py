@@ -37,13 +37,19 @@ class HostBackend:
         """Use `num_threads` threads in NumPy's matmul (process-wide) and in OpenMP (this calling thread)."""
         threads.set_num_threads(num_threads)
 
-    def linear(self, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, relu: bool = False) -> np.ndarray:
+    def linear(
+        self,
+        x: np.ndarray,
+        w: np.ndarray,
+        b: np.ndarray | None,
+        relu: bool = False,
+        drop: DropoutMask | None = None,
+    ) -> np.ndarray:
         """See Backend."""
         y: np.ndarray = x @ w.T
         if b is not None:
             y += b
-        if relu:
-            np.maximum(y, 0, out=y)
+        _rectify_and_drop(y, relu, drop)
         return y
 
     def linear_grad_x(self, gy: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -54,31 +60,30 @@ class HostBackend:
         """See Backend."""
         return np.asarray(gy.T @ x)
 
-    def add_bias(self, x: np.ndarray, b: np.ndarray, relu: bool = False) -> np.ndarray:
+    def add_bias(self, x: np.ndarray, b: np.ndarray, relu: bool = False, drop: DropoutMask | None = None) -> np.ndarray:
         """See Backend."""
         y: np.ndarray = x + b
-        if relu:
-            np.maximum(y, 0, out=y)
+        _rectify_and_drop(y, relu, drop)
         return y
 
     def bias_grad(self, gy: np.ndarray) -> np.ndarray:
         """See Backend."""
         return np.asarray(gy.sum(axis=0))
 
-    def relu(self, x: np.ndarray) -> np.ndarray:
+    def relu(self, x: np.ndarray, drop: DropoutMask | None = None) -> np.ndarray:
         """See Backend."""
-        return np.asarray(np.maximum(x, 0))
+        y = np.asarray(np.maximum(x, 0))
+        _rectify_and_drop(y, False, drop)
+        return y
 
-    def relu_grad(self, gy: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def relu_grad(self, gy: np.ndarray, y: np.ndarray, scale: float = 1.0) -> np.ndarray:
         """See Backend."""
-        return np.asarray(gy * (y > 0))
+        passes = y > 0
+        return np.asarray(gy * (passes if scale == 1.0 else passes * gy.dtype.type(scale)))
 
     def dropout(self, x: np.ndarray, mask: DropoutMask) -> tuple[np.ndarray, np.ndarray]:
         """See Backend. The workspace is what multiplies x."""
-        columns = np.arange(mask.first_column, mask.first_column + prod(x.shape[1:]), dtype=np.uint64)
-        indices = mask.rows.astype(np.uint64)[:, None] * np.uint64(mask.num_columns) + columns
-        kept = rng.bernoulli(mask.key, indices, 1.0 - mask.rate).reshape(x.shape)
-        factor = kept * x.dtype.type(mask.scale)
+        factor = dropout_factor(x, mask)
         return x * factor, factor
 
     def dropout_grad(self, gy: np.ndarray, mask: DropoutMask, workspace: np.ndarray) -> np.ndarray:
@@ -113,6 +118,22 @@ class HostBackend:
     def all_finite(self, arrays: Sequence[np.ndarray]) -> bool:
         """See Backend."""
         return all(bool(np.isfinite(array).all()) for array in arrays)
+
+
+def dropout_factor(x: np.ndarray, mask: DropoutMask) -> np.ndarray:
+    """Return what dropout multiplies each element of x by: 0 or the mask's scale."""
+    columns = np.arange(mask.first_column, mask.first_column + prod(x.shape[1:]), dtype=np.uint64)
+    indices = mask.rows.astype(np.uint64)[:, None] * np.uint64(mask.num_columns) + columns
+    kept = rng.bernoulli(mask.key, indices, 1.0 - mask.rate).reshape(x.shape)
+    return np.asarray(kept * x.dtype.type(mask.scale))
+
+
+def _rectify_and_drop(y: np.ndarray, relu: bool, drop: DropoutMask | None) -> None:
+    """Let y be max(y, 0) if `relu`, and then be dropped by `drop`, if there is one; in place."""
+    if relu:
+        np.maximum(y, 0, out=y)
+    if drop is not None:
+        y *= dropout_factor(y, drop)
 
 
 def _targets(z: np.ndarray, labels: np.ndarray, first_class: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from owt_mpi.backends import onednn_builders as builders
-from owt_mpi.backends.base import Pair, Shape
+from owt_mpi.backends.base import DropoutMask, Pair, Shape
 from owt_mpi.backends.blocked_sgd import blocked_momentum_sgd
 from owt_mpi.backends.checks import (
     check_dtypes,
@@ -23,7 +23,7 @@ from owt_mpi.backends.checks import (
     conv2d_y_shape,
     pool2d_y_shape,
 )
-from owt_mpi.backends.host import HostBackend
+from owt_mpi.backends.host import HostBackend, dropout_factor
 from owt_mpi.backends.onednn_api import (
     BIAS,
     DIFF_BIAS,
@@ -93,19 +93,23 @@ class OneDnnBackend(HostBackend):
         self._run(builders.conv2d_grad_w, Conv(x.shape, w_shape, gy.shape, stride, pad, with_bias), arrays)
         return gw, gb
 
-    def relu(self, x: np.ndarray) -> np.ndarray:
+    def relu(self, x: np.ndarray, drop: DropoutMask | None = None) -> np.ndarray:
         """See Backend."""
         check_dtypes("relu", self.dtypes, x=x)
         y = _empty(x.shape)
         self._run(builders.relu, x.size, {SRC: x, DST: y})
+        if drop is not None:
+            y *= dropout_factor(y, drop)
         return y
 
-    def relu_grad(self, gy: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def relu_grad(self, gy: np.ndarray, y: np.ndarray, scale: float = 1.0) -> np.ndarray:
         """See Backend."""
         check_dtypes("relu_grad", self.dtypes, gy=gy, y=y)
         check_shape("relu_grad", "gy", gy, y.shape)
         gx = _empty(y.shape)
         self._run(builders.relu_grad, y.size, {DIFF_DST: gy, DST: y, DIFF_SRC: gx})
+        if scale != 1.0:
+            gx *= gx.dtype.type(scale)
         return gx
 
     def max_pool2d(self, x: np.ndarray, kernel: Pair, stride: Pair, pad: Pair) -> tuple[np.ndarray, np.ndarray]:

@@ -65,8 +65,8 @@ class BackendWrapper:
     def lrn_grad(self, gy: Array, x: Array, workspace: Any, size: int, alpha: float, beta: float, k: float) -> Array:
         return self._inner.lrn_grad(gy, x, workspace, size, alpha, beta, k)
 
-    def linear(self, x: Array, w: Array, b: Array | None, relu: bool = False) -> Array:
-        return self._inner.linear(x, w, b, relu)
+    def linear(self, x: Array, w: Array, b: Array | None, relu: bool = False, drop: DropoutMask | None = None) -> Array:
+        return self._inner.linear(x, w, b, relu, drop)
 
     def linear_grad_x(self, gy: Array, w: Array) -> Array:
         return self._inner.linear_grad_x(gy, w)
@@ -74,17 +74,17 @@ class BackendWrapper:
     def linear_grad_w(self, gy: Array, x: Array) -> Array:
         return self._inner.linear_grad_w(gy, x)
 
-    def add_bias(self, x: Array, b: Array, relu: bool = False) -> Array:
-        return self._inner.add_bias(x, b, relu)
+    def add_bias(self, x: Array, b: Array, relu: bool = False, drop: DropoutMask | None = None) -> Array:
+        return self._inner.add_bias(x, b, relu, drop)
 
     def bias_grad(self, gy: Array) -> Array:
         return self._inner.bias_grad(gy)
 
-    def relu(self, x: Array) -> Array:
-        return self._inner.relu(x)
+    def relu(self, x: Array, drop: DropoutMask | None = None) -> Array:
+        return self._inner.relu(x, drop)
 
-    def relu_grad(self, gy: Array, y: Array) -> Array:
-        return self._inner.relu_grad(gy, y)
+    def relu_grad(self, gy: Array, y: Array, scale: float = 1.0) -> Array:
+        return self._inner.relu_grad(gy, y, scale)
 
     def dropout(self, x: Array, mask: DropoutMask) -> tuple[Array, Any]:
         return self._inner.dropout(x, mask)

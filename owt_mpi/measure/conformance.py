@@ -91,11 +91,17 @@ def _lrn(b: Backend, x: Array, gy: Array) -> Sequence[Array]:
 
 
 def _linear(b: Backend, x: Array, w: Array, bias: Array, gy: Array) -> Sequence[Array]:
-    return [b.linear(x, w, bias), b.linear(x, w, bias, True), b.linear_grad_x(gy, w), b.linear_grad_w(gy, x)]
+    forward = [b.linear(x, w, bias), b.linear(x, w, bias, True), b.linear(x, w, bias, True, _MASK)]
+    return [*forward, b.linear_grad_x(gy, w), b.linear_grad_w(gy, x)]
 
 
 def _bias(b: Backend, x: Array, bias: Array) -> Sequence[Array]:
     return [b.add_bias(x, bias), b.add_bias(x, bias, True), b.bias_grad(x)]
+
+
+def _bias_relu_dropout(b: Backend, x: Array, bias: Array, gy: Array) -> Sequence[Array]:
+    y = b.add_bias(x, bias, True, _MASK)
+    return [y, b.relu_grad(gy, y, _MASK.scale)]
 
 
 def _relu(b: Backend, x: Array, gy: Array) -> Sequence[Array]:
@@ -148,6 +154,7 @@ _CASES = [
     _Case("linear, linear_grad_x, linear_grad_w", ((_ROWS, 37), (19, 37), (19,), (_ROWS, 19)), _linear),
     _Case("add_bias, bias_grad", ((65, 33), (33,)), _bias),
     _Case("relu, relu_grad", ((3, 5, 7), (3, 5, 7)), _relu),
+    _Case("add_bias, dropout, ReLU", ((_ROWS, 23), (23,), (_ROWS, 23)), _bias_relu_dropout),
     _Case("dropout, dropout_grad", ((_ROWS, 23), (_ROWS, 23)), _dropout),
     _Case("logistic_loss", ((_ROWS, _CLASSES),), _logistic),
     _Case("softmax_max, softmax_sum, softmax_loss", ((_ROWS, _CLASSES),), _softmax),

@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from owt_mpi.planner.costs import step_kernels
 from owt_mpi.planner.devices import Device
 from owt_mpi.planner.exchange import layout_of
 from owt_mpi.planner.fusing import fused
-from owt_mpi.planner.kernel import Kernel, step_bytes, step_flop
+from owt_mpi.planner.kernel import Kernel, Operand, step_bytes, step_flop
 from owt_mpi.trainer import Trainer
 
 WARM_UP_STEPS = 2
@@ -162,14 +162,34 @@ def measure_parts(
 def planned_kernels(model: Model, images: int) -> list[Kernel]:
     """Return the kernels of a step of one rank as a backend's operations run them.
 
-    Bias and ReLU are in the product, a convolution's gradient of b in the call for that of w. Images come normalised.
+    Bias and ReLU are in the product, a dropout after them too, unless the product is a convolution; its gradient of b
+    is in the call for that of w. Images come normalised.
     """
-    kernels = fused(step_kernels(model, layout_of(Plan(1)), images, "fp32"), "bias + ReLU")
+    kernels = _with_dropout(fused(step_kernels(model, layout_of(Plan(1)), images, "fp32"), "bias + ReLU"))
     merged: list[Kernel] = []
     for kernel in kernels:
         is_pair = bool(merged) and (merged[-1].work, kernel.work) == ("bias grad", "conv grad_w")
         merged.append(as_one([merged.pop(), kernel]) if is_pair else kernel)
     return [kernel for kernel in merged if kernel.layer != "input"]
+
+
+def _with_dropout(kernels: Sequence[Kernel]) -> list[Kernel]:
+    """Return the kernels, each dropout that reads a ReLU in one with that, forward and backward."""
+    joined: list[Kernel] = []
+    dropped: dict[str, Operand] = {}  # the outputs of such dropouts, by layer
+    for kernel in kernels:
+        before = joined[-1] if joined else kernel
+        first, *_, last = before.work.split(" + ") * 2
+        if kernel.work == "dropout" and last == "ReLU" and first != "conv" and kernel.reads[0] in before.writes:
+            dropped[kernel.layer] = kernel.writes[0]
+            flop = before.other_flop + kernel.other_flop
+            joined[-1] = replace(before, work=f"{before.work} + dropout", writes=kernel.writes, other_flop=flop)
+        elif kernel.work == "ReLU grad" and before.work == "dropout grad" and before.layer in dropped:
+            reads, flop = (*before.reads, dropped[before.layer]), before.other_flop + kernel.other_flop
+            joined[-1] = replace(kernel, work="ReLU grad + dropout grad", reads=reads, other_flop=flop)
+        else:
+            joined.append(kernel)
+    return joined
 
 
 def part_rows(steps: Sequence[Sequence[TimedCall]], kernels: Sequence[Kernel], roof: Device | None) -> list[PartRow]:

@@ -36,7 +36,8 @@ class Step:
 def steps_of(root: Module, x: Tensor, itemsize: int, backend: str) -> tuple[list[Step], Tensor]:
     """Return the steps of `root` applied to the symbolic `x` in training, and its output.
 
-    A ReLU right behind a layer that can rectify by itself is joined with it, as Sequential does: one output is kept.
+    A ReLU right behind a layer that can rectify by itself is joined with it, and a Dropout behind a ReLU, as Sequential
+    does: one output is kept.
     """
     visits, output = walk(root, x)
     made = [(y, op) for visit in visits for y, op in zip(visit.made, visit.ops, strict=True)]
@@ -63,7 +64,10 @@ def backward_peak_bytes(steps: Iterable[Step], weight_grads: int) -> int:
 
 def _is_joined(op: Op) -> bool:
     """Return whether the operation before `op` does its work too."""
-    return isinstance(op, ReluOp) and isinstance(op.inputs[0].creator, Conv2dOp | LinearOp | AddBiasOp)
+    before = op.inputs[0].creator
+    if isinstance(op, DropoutOp):  # convolutions do not drop
+        return isinstance(before, ReluOp) and not isinstance(before.inputs[0].creator, Conv2dOp)
+    return isinstance(op, ReluOp) and isinstance(before, Conv2dOp | LinearOp | AddBiasOp)
 
 
 def _step(op: Op, y: Tensor, itemsize: int, backend: str) -> Step:
@@ -84,4 +88,5 @@ def _workspace(op: Op, size: int, itemsize: int, backend: str) -> int:
         return workspace_bytes(backend, "max_pool2d", size, itemsize, prod(op.kernel))
     if isinstance(op, LrnOp):
         return workspace_bytes(backend, "lrn", size, itemsize)
-    return workspace_bytes(backend, "dropout", size, itemsize) if isinstance(op, DropoutOp) else 0
+    masks = isinstance(op, DropoutOp) and not _is_joined(op)
+    return workspace_bytes(backend, "dropout", size, itemsize) if masks else 0

@@ -1,11 +1,13 @@
 """Layers: parameters and one operation each."""
 
-from math import ceil, gcd
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, gcd, prod
 from typing import Protocol
 
 from owt_mpi import rng
 from owt_mpi.autograd import Init, Parameter, Tensor
-from owt_mpi.backends.base import Pair
+from owt_mpi.backends.base import DropoutMask, Pair
 from owt_mpi.nn.init import Constant, HeNormal
 from owt_mpi.nn.module import Context, Module
 from owt_mpi.ops.add_bias import add_bias
@@ -13,7 +15,7 @@ from owt_mpi.ops.avg_pool2d import avg_pool2d
 from owt_mpi.ops.block_columns import block_columns
 from owt_mpi.ops.block_linear import block_linear
 from owt_mpi.ops.conv2d import conv2d
-from owt_mpi.ops.dropout import dropout
+from owt_mpi.ops.dropout import DropoutOp, dropout_mask
 from owt_mpi.ops.flatten import flatten
 from owt_mpi.ops.linear import linear
 from owt_mpi.ops.lrn import lrn
@@ -21,6 +23,18 @@ from owt_mpi.ops.max_pool2d import max_pool2d
 from owt_mpi.ops.relu import relu
 
 _HE, _ZERO = HeNormal(), Constant(0.0)
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What is done to a layer's result in the same go: ReLU, then `drop`; the layers after it that this is."""
+
+    relu: bool = False
+    drop: DropoutMask | None = None
+    length: int = 0
+
+
+NO_TAIL = Tail()
 
 
 def pair(value: int | Pair) -> Pair:
@@ -48,32 +62,32 @@ class Conv2d(Module):
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         return conv2d(x, self.weight, self.bias, self.stride, self.pad)
 
-    def forward_and_relu(self, x: Tensor, ctx: Context) -> Tensor | None:
-        if type(self) is not Conv2d:  # a subclass may have a forward of its own
-            return None
-        return conv2d(x, self.weight, self.bias, self.stride, self.pad, relu=True)
+    def forward_with(self, following: Sequence[Module], x: Tensor, ctx: Context) -> tuple[Tensor, int]:
+        if type(self) is not Conv2d or not following or not following[0].is_relu:  # a subclass may do otherwise
+            return super().forward_with(following, x, ctx)
+        return conv2d(x, self.weight, self.bias, self.stride, self.pad, relu=True), 1
 
 
 class Arithmetic(Protocol):
     """How a Linear layer, or a rank's shard of one, computes."""
 
-    def linear(self, x: Tensor, w: Tensor, b: Tensor | None, ctx: Context, relu: bool = False) -> Tensor:
-        """Return x w' (+ b), with `relu` max(., 0)."""
+    def linear(self, x: Tensor, w: Tensor, b: Tensor | None, ctx: Context, tail: Tail = NO_TAIL) -> Tensor:
+        """Return x w' (+ b), and the tail of that."""
         ...
 
-    def add_bias(self, x: Tensor, b: Tensor, ctx: Context, relu: bool = False) -> Tensor:
-        """Return x + b, row by row, with `relu` max(., 0)."""
+    def add_bias(self, x: Tensor, b: Tensor, ctx: Context, tail: Tail = NO_TAIL) -> Tensor:
+        """Return x + b, row by row, and the tail of that."""
         ...
 
 
 class PlainArithmetic:
     """One product, its sums in whatever order the backend's BLAS makes them."""
 
-    def linear(self, x: Tensor, w: Tensor, b: Tensor | None, ctx: Context, relu: bool = False) -> Tensor:
-        return linear(x, w, b, relu)
+    def linear(self, x: Tensor, w: Tensor, b: Tensor | None, ctx: Context, tail: Tail = NO_TAIL) -> Tensor:
+        return linear(x, w, b, tail.relu, tail.drop)
 
-    def add_bias(self, x: Tensor, b: Tensor, ctx: Context, relu: bool = False) -> Tensor:
-        return add_bias(x, b, relu)
+    def add_bias(self, x: Tensor, b: Tensor, ctx: Context, tail: Tail = NO_TAIL) -> Tensor:
+        return add_bias(x, b, tail.relu, tail.drop)
 
 
 _PLAIN = PlainArithmetic()
@@ -97,8 +111,9 @@ class Linear(Module):
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         return self.arithmetic.linear(x, self.weight, self.bias, ctx)
 
-    def forward_and_relu(self, x: Tensor, ctx: Context) -> Tensor:
-        return self.arithmetic.linear(x, self.weight, self.bias, ctx, relu=True)
+    def forward_with(self, following: Sequence[Module], x: Tensor, ctx: Context) -> tuple[Tensor, int]:
+        tail = tail_of(following, self.outputs, ctx)
+        return self.arithmetic.linear(x, self.weight, self.bias, ctx, tail), tail.length
 
 
 class BlockLinear(Module):
@@ -145,6 +160,12 @@ class ReLU(Module):
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         return relu(x)
+
+    def forward_with(self, following: Sequence[Module], x: Tensor, ctx: Context) -> tuple[Tensor, int]:
+        if type(self) is not ReLU:
+            return super().forward_with(following, x, ctx)
+        tail = tail_of((self, *following), prod(x.shape[1:]), ctx)
+        return relu(x, tail.drop), tail.length - 1
 
 
 class MaxPool2d(Module):
@@ -196,10 +217,29 @@ class Dropout(Module):
         self.rate, self.first_column, self.num_columns, self.scale = rate, first_column, num_columns, scale
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        mask = self.mask(prod(x.shape[1:]), ctx)
+        return x if mask is None else DropoutOp(mask)(x)
+
+    def mask(self, columns: int, ctx: Context) -> DropoutMask | None:
+        """Return what is dropped of the rows of (n, columns) numbers; None: nothing."""
         if not ctx.training or self.rate == 0.0:
-            return x
+            return None
         key = rng.stream_key(ctx.seed, "dropout", self.name, ctx.step)
-        return dropout(x, self.rate, key, ctx.rows, self.first_column, self.num_columns, self.scale)
+        return dropout_mask(self.rate, key, ctx.rows, self.first_column, self.num_columns or columns, self.scale)
+
+
+def tail_of(following: Sequence[Module], columns: int, ctx: Context) -> Tail:
+    """Return the tail that layers `following` one with results (n, columns) are, as far as they are ReLU and Dropout.
+
+    A mask that makes numbers smaller stays a step of its own: what it kept could become 0, and look dropped.
+    """
+    if not following or not following[0].is_relu:
+        return NO_TAIL
+    dropout = following[1] if len(following) > 1 else None
+    if type(dropout) is not Dropout:
+        return Tail(True, None, 1)
+    drop = dropout.mask(columns, ctx)
+    return Tail(True, drop, 2) if drop is None or drop.scale >= 1.0 else Tail(True, None, 1)
 
 
 class Flatten(Module):

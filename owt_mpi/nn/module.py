@@ -1,6 +1,6 @@
 """Modules: named parts of a network that own parameters and compose."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +47,9 @@ class Module:
         """Return the module's output for input x."""
         raise NotImplementedError
 
-    def forward_and_relu(self, x: Tensor, ctx: Context) -> Tensor | None:
-        """Return max(forward(x), 0) made in one go, None where this module has no quicker way than two steps."""
-        return None
+    def forward_with(self, following: Sequence["Module"], x: Tensor, ctx: Context) -> tuple[Tensor, int]:
+        """Return the output, and how many of the modules that follow are in it: those done in the same go."""
+        return self(x, ctx), 0
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
         """Yield the direct sub-modules with their names, in the order of definition, those in lists and dicts too."""
@@ -84,8 +84,8 @@ class Module:
 class Sequential(Module):
     """Modules applied one after the other, each under its name.
 
-    A module and a ReLU after it are one step where the module knows how, unless somebody watches, or there are no
-    values: then every module's output is there to be seen.
+    A module and a ReLU after it, and a Dropout after that, are one step where the module knows how, unless somebody
+    watches, or there are no values: then every module's output is there to be seen.
     """
 
     def __init__(self, layers: Mapping[str, Module]) -> None:
@@ -104,10 +104,8 @@ def run_in_turn(layers: Iterable[Module], x: Tensor, ctx: Context) -> Tensor:
     in_one_go = ctx.watch is None and x.data is not None
     while waiting:
         layer = waiting.pop(0)
-        both = layer.forward_and_relu(x, ctx) if in_one_go and waiting and waiting[0].is_relu else None
-        if both is not None:
-            waiting.pop(0)
-        x = layer(x, ctx) if both is None else both
+        x, num_joined = layer.forward_with(waiting, x, ctx) if in_one_go else (layer(x, ctx), 0)
+        waiting = waiting[num_joined:]
     return x
 
 

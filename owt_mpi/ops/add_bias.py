@@ -1,15 +1,13 @@
-"""A bias added to every row, perhaps rectified."""
+"""A bias added to every row, perhaps rectified and dropped."""
 
-from owt_mpi.autograd import Op, Tensor
-from owt_mpi.backends.base import Array, Shape
+from owt_mpi.autograd import Tensor
+from owt_mpi.backends.base import Array, DropoutMask, Shape
 from owt_mpi.ops.shapes import check_rank
+from owt_mpi.ops.tail import TailedOp
 
 
-class AddBiasOp(Op):
-    """x (n, outputs), b (outputs,) -> y = x + b; with `relu` max(y, 0)."""
-
-    def __init__(self, relu: bool = False) -> None:
-        self.relu = relu
+class AddBiasOp(TailedOp):
+    """x (n, outputs), b (outputs,) -> y = x + b, and the tail of that."""
 
     def out_shape(self, *shapes: Shape) -> Shape:
         x, b = shapes
@@ -19,16 +17,13 @@ class AddBiasOp(Op):
         return x
 
     def forward(self, *xs: Array) -> Array:
-        y = self.backend.add_bias(xs[0], xs[1], self.relu)
-        self.y = y if self.relu else None
-        return y
+        return self.keep(self.backend.add_bias(xs[0], xs[1], self.relu, self.drop))
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
-        if self.relu:
-            gy = self.backend.relu_grad(gy, self.y)
+        gy = self.before_tail(gy)
         return gy, self.backend.bias_grad(gy)
 
 
-def add_bias(x: Tensor, b: Tensor, relu: bool = False) -> Tensor:
-    """Return x + b, row by row, with `relu` max(., 0)."""
-    return AddBiasOp(relu)(x, b)
+def add_bias(x: Tensor, b: Tensor, relu: bool = False, drop: DropoutMask | None = None) -> Tensor:
+    """Return x + b, row by row, with `relu` max(., 0), with `drop` dropout of that."""
+    return AddBiasOp(relu, drop)(x, b)

@@ -2,16 +2,18 @@
 
 from math import prod
 
-from owt_mpi.autograd import Op, Tensor
+from owt_mpi.autograd import Tensor
 from owt_mpi.backends.base import Array, Pair, Shape
 from owt_mpi.ops.shapes import check_rank, window_output
+from owt_mpi.ops.tail import TailedOp
 
 
-class Conv2dOp(Op):
+class Conv2dOp(TailedOp):
     """x (n, h, w, c_in), w (c_out, kh, kw, c_in), b (c_out,) or absent -> y (n, h', w', c_out); `relu`: max(y, 0)."""
 
     def __init__(self, stride: Pair, pad: Pair, relu: bool = False) -> None:
-        self.stride, self.pad, self.relu = stride, pad, relu
+        super().__init__(relu)
+        self.stride, self.pad = stride, pad
 
     def out_shape(self, *shapes: Shape) -> Shape:
         x, w, *b = shapes
@@ -25,13 +27,10 @@ class Conv2dOp(Op):
 
     def forward(self, *xs: Array) -> Array:
         self.x, self.w, *b = xs
-        y = self.backend.conv2d(self.x, self.w, b[0] if b else None, self.stride, self.pad, self.relu)
-        self.y = y if self.relu else None
-        return y
+        return self.keep(self.backend.conv2d(self.x, self.w, b[0] if b else None, self.stride, self.pad, self.relu))
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
-        if self.relu:
-            gy = self.backend.relu_grad(gy, self.y)
+        gy = self.before_tail(gy)
         x, w = self.x, self.w
         with_bias = len(self.needs_grad) == 3
         gx = gw = gb = None

@@ -41,8 +41,14 @@ def dropout(
 
     See DropoutMask; x holds all columns by default.
     """
+    columns = prod(x.shape[1:]) if num_columns is None else num_columns
+    return DropoutOp(dropout_mask(rate, key, rows, first_column, columns, scale))(x)
+
+
+def dropout_mask(
+    rate: float, key: int, rows: np.ndarray, first_column: int, num_columns: int, scale: float | None = None
+) -> DropoutMask:
+    """Return the mask; by default its scale keeps the mean. ValueError for a rate that leaves nothing."""
     if not 0.0 <= rate < 1.0:
         raise ValueError(f"dropout: rate is {rate}, but must lie in [0, 1)")
-    columns = prod(x.shape[1:]) if num_columns is None else num_columns
-    scale = 1.0 / (1.0 - rate) if scale is None else scale
-    return DropoutOp(DropoutMask(rate, key, rows, first_column, columns, scale))(x)
+    return DropoutMask(rate, key, rows, first_column, num_columns, 1.0 / (1.0 - rate) if scale is None else scale)

@@ -1,17 +1,15 @@
-"""The product of rows with a weight matrix, plus bias, perhaps rectified: a fully connected layer."""
+"""The product of rows with a weight matrix, plus bias, perhaps rectified and dropped: a fully connected layer."""
 
 from math import prod
 
-from owt_mpi.autograd import Op, Tensor
-from owt_mpi.backends.base import Array, Shape
+from owt_mpi.autograd import Tensor
+from owt_mpi.backends.base import Array, DropoutMask, Shape
 from owt_mpi.ops.shapes import check_rank
+from owt_mpi.ops.tail import TailedOp
 
 
-class LinearOp(Op):
-    """x (n, inputs), w (outputs, inputs), b (outputs,) or absent -> y = x w' + b, (n, outputs); `relu`: max(y, 0)."""
-
-    def __init__(self, relu: bool = False) -> None:
-        self.relu = relu
+class LinearOp(TailedOp):
+    """x (n, inputs), w (outputs, inputs), b (outputs,) or absent -> y = x w' + b, (n, outputs), and its tail."""
 
     def out_shape(self, *shapes: Shape) -> Shape:
         x, w, *b = shapes
@@ -25,13 +23,10 @@ class LinearOp(Op):
 
     def forward(self, *xs: Array) -> Array:
         self.x, self.w, *b = xs
-        y = self.backend.linear(self.x, self.w, b[0] if b else None, self.relu)
-        self.y = y if self.relu else None
-        return y
+        return self.keep(self.backend.linear(self.x, self.w, b[0] if b else None, self.relu, self.drop))
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
-        if self.relu:
-            gy = self.backend.relu_grad(gy, self.y)
+        gy = self.before_tail(gy)
         gx = self.backend.linear_grad_x(gy, self.w) if self.needs_grad[0] else None
         gw = self.backend.linear_grad_w(gy, self.x) if self.needs_grad[1] else None
         return (gx, gw) if len(self.needs_grad) == 2 else (gx, gw, self.backend.bias_grad(gy))
@@ -40,6 +35,6 @@ class LinearOp(Op):
         return shapes[0][0] * prod(shapes[1])
 
 
-def linear(x: Tensor, w: Tensor, b: Tensor | None, relu: bool = False) -> Tensor:
-    """Return x w' + b, with `relu` max(., 0)."""
-    return LinearOp(relu)(*((x, w) if b is None else (x, w, b)))
+def linear(x: Tensor, w: Tensor, b: Tensor | None, relu: bool = False, drop: DropoutMask | None = None) -> Tensor:
+    """Return x w' + b, with `relu` max(., 0), with `drop` dropout of that."""
+    return LinearOp(relu, drop)(*((x, w) if b is None else (x, w, b)))

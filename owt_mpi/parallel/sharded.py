@@ -1,11 +1,13 @@
 """The head split over the ranks of a group: each holds a block of every layer's units, and of the classes."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from owt_mpi.autograd import Parameter, Shard, Tensor
 from owt_mpi.backends.base import Array
 from owt_mpi.comm.base import Communicator
-from owt_mpi.nn.layers import BlockLinear, Dropout, Linear
+from owt_mpi.nn.layers import NO_TAIL, BlockLinear, Dropout, Linear, Tail, tail_of
 from owt_mpi.nn.model import Loss
 from owt_mpi.nn.module import Context, Module, Sequential
 from owt_mpi.ops.block_columns import block_columns
@@ -30,13 +32,14 @@ class ColumnLinear(Module):
         self.bias = _shard_of(layer.bias, shard)
         self.arithmetic, self.comm, self.gather_input = layer.arithmetic, comm, gather_input
 
-    def forward(self, x: Tensor, ctx: Context, relu: bool = False) -> Tensor:
+    def forward(self, x: Tensor, ctx: Context, tail: Tail = NO_TAIL) -> Tensor:
         if self.gather_input:
             x = all_gather(x, self.comm, axis=1, layer=self.name)
-        return self.arithmetic.linear(x, self.weight, self.bias, ctx, relu)
+        return self.arithmetic.linear(x, self.weight, self.bias, ctx, tail)
 
-    def forward_and_relu(self, x: Tensor, ctx: Context) -> Tensor:
-        return self.forward(x, ctx, relu=True)
+    def forward_with(self, following: Sequence[Module], x: Tensor, ctx: Context) -> tuple[Tensor, int]:
+        tail = tail_of(following, self.bias.shape[0], ctx)
+        return self.forward(x, ctx, tail), tail.length
 
 
 class InputLinear(Module):
@@ -52,13 +55,14 @@ class InputLinear(Module):
         self.bias = _shard_of(layer.bias, Shard(axis=0, index=comm.rank, count=comm.size))
         self.arithmetic, self.comm = layer.arithmetic, comm
 
-    def forward(self, x: Tensor, ctx: Context, relu: bool = False) -> Tensor:
+    def forward(self, x: Tensor, ctx: Context, tail: Tail = NO_TAIL) -> Tensor:
         partial = self.arithmetic.linear(x, self.weight, None, ctx)
         y = reduce_scatter(partial, self.comm, axis=1, layer=self.name)
-        return self.arithmetic.add_bias(y, self.bias, ctx, relu)
+        return self.arithmetic.add_bias(y, self.bias, ctx, tail)
 
-    def forward_and_relu(self, x: Tensor, ctx: Context) -> Tensor:
-        return self.forward(x, ctx, relu=True)
+    def forward_with(self, following: Sequence[Module], x: Tensor, ctx: Context) -> tuple[Tensor, int]:
+        tail = tail_of(following, self.bias.shape[0], ctx)
+        return self.forward(x, ctx, tail), tail.length
 
 
 class BlocksOfLinear(Module):

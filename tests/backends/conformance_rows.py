@@ -68,21 +68,49 @@ def check_relu(backend: Backend, case: ArrayCase, dtype: Any) -> None:
     y = backend.relu(backend.from_host(x))
     check_close(backend, y, np.maximum(x, 0), dtype, "y")
     check_close(backend, backend.relu_grad(backend.from_host(gy), y), np.where(x > 0, gy, 0), dtype, "gx")
+    gx = backend.relu_grad(backend.from_host(gy), y, 1.25)
+    check_close(backend, gx, np.where(x > 0, 1.25 * gy.astype(np.float64), 0), dtype, "gx, scaled")
+
+
+def mask_and_factor(shape: Shape) -> tuple[DropoutMask, np.ndarray]:
+    """Return a mask for (n, ...) numbers, and what it multiplies them by, some with 0."""
+    columns = int(np.prod(shape[1:]))
+    rows = np.arange(shape[0])[::-1] * 2 + 2**33  # not the first of the batch, and beyond 32 bits
+    mask = DropoutMask(0.4, rng.stream_key(3, "dropout"), rows, 5, columns + 9, 1.25)
+    indices = rows[:, None].astype(np.uint64) * np.uint64(columns + 9) + np.arange(5, 5 + columns, dtype=np.uint64)
+    kept = rng.bernoulli(mask.key, indices, 0.6).reshape(shape)
+    assert 0 < kept.sum() < kept.size
+    return mask, 1.25 * kept
+
+
+def check_relu_and_dropout(backend: Backend, case: ArrayCase, dtype: Any) -> None:
+    """In one go, behind a product, a bias, and alone; the gradient from the output."""
+    (mask, factor), columns = mask_and_factor(case.shape), case.shape[-1]
+    x, b, gy = (values(shape, dtype, seed) for seed, shape in enumerate((case.shape, (columns,), case.shape)))
+    w = values((columns, columns), dtype, 3)
+    exact_x, exact_b, exact_gy, exact_w = (array.astype(np.float64) for array in (x, b, gy, w))
+    x, b, gy, w = (backend.from_host(array) for array in (x, b, gy, w))
+    y = backend.relu(x, drop=mask)
+    check_close(backend, y, factor * np.maximum(exact_x, 0), dtype, "max(x, 0) dropped")
+    gx = backend.relu_grad(gy, y, mask.scale)
+    check_close(backend, gx, factor * exact_gy * (exact_x > 0), dtype, "gx")
+    if len(case.shape) == 2:
+        y = backend.add_bias(x, b, relu=True, drop=mask)
+        check_close(backend, y, factor * np.maximum(exact_x + exact_b, 0), dtype, "max(x + b, 0) dropped")
+        for bias, exact in ((b, exact_b), (None, 0)):
+            y = backend.linear(x, w, bias, relu=True, drop=mask)
+            expected = factor * np.maximum(exact_x @ exact_w.T + exact, 0)
+            check_close(backend, y, expected, dtype, "max(x w' + b, 0) dropped")
 
 
 def check_dropout(backend: Backend, case: ArrayCase, dtype: Any) -> None:
     x, gy = values(case.shape, dtype, 1), values(case.shape, dtype, 2)
     exact_x, exact_gy = x.astype(np.float64), gy.astype(np.float64)
-    columns = int(np.prod(case.shape[1:]))
-    rows = np.arange(len(x))[::-1] * 2 + 2**33  # not the first of the batch, and beyond 32 bits
-    mask = DropoutMask(0.4, rng.stream_key(3, "dropout"), rows, 5, columns + 9, 1.25)
-    indices = rows[:, None].astype(np.uint64) * np.uint64(columns + 9) + np.arange(5, 5 + columns, dtype=np.uint64)
-    kept = rng.bernoulli(mask.key, indices, 0.6).reshape(case.shape)
-    assert 0 < kept.sum() < kept.size
+    mask, factor = mask_and_factor(case.shape)
     y, workspace = backend.dropout(backend.from_host(x), mask)
-    check_close(backend, y, np.where(kept, 1.25 * exact_x, 0), dtype, "y")
+    check_close(backend, y, factor * exact_x, dtype, "y")
     gx = backend.dropout_grad(backend.from_host(gy), mask, workspace)
-    check_close(backend, gx, np.where(kept, 1.25 * exact_gy, 0), dtype, "gx")
+    check_close(backend, gx, factor * exact_gy, dtype, "gx")
 
 
 def check_logistic_loss(backend: Backend, case: LossCase, dtype: Any) -> None:
@@ -124,6 +152,7 @@ def _logits(case: LossCase, dtype: Any) -> tuple[np.ndarray, np.ndarray, np.ndar
 ROWS_TABLE: list[tuple[Check, list[Any]]] = [
     (check_linear, LINEAR_CASES),
     (check_relu, ARRAY_CASES),
+    (check_relu_and_dropout, MASKED_CASES),
     (check_dropout, MASKED_CASES),
     (check_logistic_loss, LOSS_CASES),
     (check_softmax_loss, LOSS_CASES),

@@ -6,7 +6,7 @@ import pytest
 from owt_mpi import rng
 from owt_mpi.autograd import Tensor, backward
 from owt_mpi.backends.reference import ReferenceBackend
-from owt_mpi.ops.dropout import dropout
+from owt_mpi.ops.dropout import dropout, dropout_mask
 from owt_mpi.ops.logistic_loss import logistic_loss
 from owt_mpi.ops.relu import relu
 from owt_mpi.ops.softmax_loss import softmax_loss
@@ -73,9 +73,9 @@ def test_relu_keeps_a_nan(kernels, kind):
     np.testing.assert_array_equal(numbers(x), [[np.nan, 0, 2]])
 
 
-def masked(kernels, name, x, rows, rate, key, first_column, num_columns):
-    y = garbage(x.shape, x.dtype)
-    getattr(kernels, name)(*device(x, y, rows), rate, key, first_column, num_columns)
+def masked(kernels, name, x, rows, rate, key, first_column, num_columns, b=None):
+    y, mask = garbage(x.shape, x.dtype), dropout_mask(rate, key, rows, first_column, num_columns)
+    getattr(kernels, name)(*device(*(a for a in (x, b, y, rows) if a is not None)), mask)
     return y
 
 
@@ -93,6 +93,20 @@ def test_dropout_has_the_bits_of_the_operation_and_so_has_its_gradient(kernels, 
     kernels.relu_grad(*device(gy, fused, fused_gx), 1 / (1 - rate))
     np.testing.assert_array_equal(fused, both)
     np.testing.assert_array_equal(fused_gx, gx)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("columns", [24, 2056, 19], ids=str)
+def test_bias_relu_and_dropout_are_one_pass_that_rounds_once(kernels, columns, kind):
+    rows, key = np.array([9, 2**40, 0, 5]), rng.stream_key(3, "dropout", "fc6", 17)
+    x, b = normal((4, columns), kind, 1), normal((columns,), kind, 2)
+    where = (0.3, key, rows, 40, 10_000)
+    y = masked(kernels, "bias_relu_dropout", x, rows, *where[:2], *where[3:], b=b)
+    kept = on_the_cpu(lambda x: dropout(x, *where), np.ones((4, columns)))[0]
+    assert_close(y, kept * np.maximum(numbers(x) + numbers(b), 0), kind)
+    assert 0 < np.count_nonzero(numbers(y)) < np.count_nonzero(kept) < y.size
+    if kind == "float32":
+        np.testing.assert_array_equal(y, on_the_cpu(lambda x: dropout(relu(x), *where), x + b)[0])
 
 
 def test_a_draw_of_just_the_threshold_is_dropped(kernels):

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 
 from owt_mpi.backends import cuda_launch
+from owt_mpi.backends.base import DropoutMask
 from tests.cuda_cpu.device import DeviceArray, cupy_in_order
 
 sys.modules["cupy"] = cupy_in_order(5)
@@ -50,8 +51,10 @@ def bias(kernels: CudaKernels) -> None:
 def activations(kernels: CudaKernels) -> None:
     kernels.bias_relu(new(ROWS), new(ROWS[1:]), new(ROWS))
     kernels.relu_grad(new(ROWS), new(ROWS), new(ROWS), 2.0)
-    kernels.dropout(new(ROWS), new(ROWS), new(ROWS[:1], np.int64), 0.5, 1, 0, 21)
-    kernels.relu_dropout(new(ROWS), new(ROWS), new(ROWS[:1], np.int64), 0.5, 1, 0, 21)
+    mask = DropoutMask(0.5, 1, np.zeros(ROWS[0], np.int64), 0, 21, 2.0)
+    kernels.dropout(new(ROWS), new(ROWS), new(ROWS[:1], np.int64), mask)
+    kernels.relu_dropout(new(ROWS), new(ROWS), new(ROWS[:1], np.int64), mask)
+    kernels.bias_relu_dropout(new(ROWS), new(ROWS[1:]), new(ROWS), new(ROWS[:1], np.int64), mask)
 
 
 def losses(kernels: CudaKernels) -> None:

@@ -77,7 +77,7 @@ def test_a_call_is_timed_from_an_idle_device_to_an_idle_device():
         def synchronize(self):
             events.append("synchronize")
 
-        def relu(self, x):
+        def relu(self, x, drop=None):
             events.append("relu")
             return x
 

@@ -5,8 +5,9 @@ import pytest
 
 from owt_mpi.autograd import Tensor, backward, symbolic, tensor
 from owt_mpi.backends.reference import ReferenceBackend
-from owt_mpi.nn.layers import Conv2d, Flatten, Linear, ReLU
+from owt_mpi.nn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU
 from owt_mpi.nn.module import Context, Module, Sequential, assign_names, symbolic_context
+from owt_mpi.ops.add import add
 
 REFERENCE = ReferenceBackend()
 IMAGES = np.random.default_rng(1).standard_normal((3, 5, 6, 2))
@@ -49,6 +50,64 @@ def test_relus_go_with_what_is_before_them_and_change_nothing():
     assert 0 < np.count_nonzero(one_go.data) < one_go.data.size
     for one, other in zip(gradients, plain_gradients, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def dropping_network(dropout: type[Dropout] = Dropout, **options) -> Sequential:
+    """Return fc-relu-dropout, then conv-relu-dropout on what comes before, and a ReLU and a Dropout after a pool."""
+    layers: dict[str, Module] = {
+        "conv": Conv2d(2, 4, 3), "relu0": ReLU(), "dropout0": dropout(0.2, **options), "pool": MaxPool2d(2, 1),
+        "relu1": ReLU(), "dropout1": dropout(0.3, **options), "flatten": Flatten(), "fc": Linear(24, 5),
+        "relu2": ReLU(), "dropout2": dropout(0.4, **options),
+    }  # fmt: skip
+    net = Sequential(layers)
+    assign_names(net, "net")
+    for seed, parameter in enumerate(net.parameters()):
+        parameter.set_data(np.random.default_rng(seed).standard_normal(parameter.shape), REFERENCE)
+    return net
+
+
+IN_ONE_GO = ["LinearOp", "FlattenOp", "ReluOp", "MaxPool2dOp", "DropoutOp", "Conv2dOp"]
+
+
+def test_a_dropout_after_a_relu_goes_with_it_and_changes_no_bit():
+    one_go, names, gradients = run(dropping_network(), Context(True, np.arange(3), seed=3, step=2))
+    assert names == IN_ONE_GO
+    watched = Context(True, np.arange(3), seed=3, step=2, watch=lambda name, output: None)
+    in_steps, _, plain_gradients = run(dropping_network(), watched)
+    np.testing.assert_array_equal(one_go.data, in_steps.data)
+    for one, other in zip(gradients, plain_gradients, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_dropout_that_drops_nothing_is_passed_over():
+    evaluated, names, _ = run(dropping_network(), Context(False, np.arange(3)))
+    assert names == [name for name in IN_ONE_GO if name != "DropoutOp"]
+    plain, _, _ = run(dropping_network(), Context(False, np.arange(3), watch=lambda name, output: None))
+    np.testing.assert_array_equal(evaluated.data, plain.data)
+
+
+def test_a_dropout_that_makes_numbers_smaller_stays_a_step_of_its_own():
+    """Numbers that it kept could become 0, and would count as dropped."""
+    _, names, _ = run(dropping_network(scale=0.5), Context(True, np.arange(3)))
+    assert names == [
+        "DropoutOp",
+        "LinearOp",
+        "FlattenOp",
+        "DropoutOp",
+        "ReluOp",
+        "MaxPool2dOp",
+        "DropoutOp",
+        "Conv2dOp",
+    ]
+
+
+def test_a_dropout_with_a_forward_of_its_own_keeps_it():
+    class Doubling(Dropout):
+        def forward(self, x: Tensor, ctx: Context) -> Tensor:
+            return add(x, x)
+
+    _, names, _ = run(dropping_network(Doubling), Context(True, np.arange(3)))
+    assert names.count("AddOp") == 3
 
 
 def test_shapes_are_worked_out_step_by_step():

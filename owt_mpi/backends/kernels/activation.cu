@@ -1,4 +1,4 @@
-// Bias and ReLU, ReLU and dropout, and their gradients. Results may be written over the inputs.
+// Bias, ReLU and dropout, and their gradients. Results may be written over the inputs.
 #include "common.cuh"
 
 __device__ inline float rectified(float number) { return number > 0.0f || number != number ? number : 0.0f; }
@@ -37,18 +37,20 @@ __device__ inline bool is_kept(unsigned long long key, unsigned long long index,
 
 // y = scale * x where kept, else 0, of a matrix (num_rows, columns), which holds the columns from `first_column` of
 // `num_columns`; rows[i] is the place of row i in the whole batch.
+// With RECTIFY, of max(x, 0), or of max(x + b, 0) unless b (columns,) is null.
 template <bool RECTIFY>
-__device__ inline void drop(const stored* x, stored* y, const long long* rows, int num_rows, int columns,
-                            unsigned long long key, unsigned long long threshold, long long first_column,
+__device__ inline void drop(const stored* x, const stored* b, stored* y, const long long* rows, int num_rows,
+                            int columns, unsigned long long key, unsigned long long threshold, long long first_column,
                             long long num_columns, float scale) {
     int column = (blockIdx.x * blockDim.x + threadIdx.x) * LANES;
     long long row = row_of_grid(), at = row * columns + column;
     if (column >= columns || row >= num_rows) return;
     unsigned long long index = rows[row] * num_columns + first_column + column;
-    float numbers[LANES];
+    float numbers[LANES], bias[LANES] = {};
     load(x + at, numbers);
+    if (b) load(b + column, bias);
     for (int lane = 0; lane < LANES; ++lane) {
-        float number = RECTIFY ? rectified(numbers[lane]) : numbers[lane];
+        float number = RECTIFY ? rectified(numbers[lane] + bias[lane]) : numbers[lane];
         numbers[lane] = is_kept(key, index + lane, threshold) ? number * scale : 0.0f;
     }
     store(y + at, numbers);
@@ -59,12 +61,19 @@ extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 dropout(const stored* x, stored* y, const long long* __restrict__ rows, int num_rows, int columns,
         unsigned long long key, unsigned long long threshold, long long first_column, long long num_columns,
         float scale) {
-    drop<false>(x, y, rows, num_rows, columns, key, threshold, first_column, num_columns, scale);
+    drop<false>(x, nullptr, y, rows, num_rows, columns, key, threshold, first_column, num_columns, scale);
 }
 
 extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 relu_dropout(const stored* x, stored* y, const long long* __restrict__ rows, int num_rows, int columns,
              unsigned long long key, unsigned long long threshold, long long first_column, long long num_columns,
              float scale) {
-    drop<true>(x, y, rows, num_rows, columns, key, threshold, first_column, num_columns, scale);
+    drop<true>(x, nullptr, y, rows, num_rows, columns, key, threshold, first_column, num_columns, scale);
+}
+
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
+bias_relu_dropout(const stored* x, const stored* __restrict__ b, stored* y, const long long* __restrict__ rows,
+                  int num_rows, int columns, unsigned long long key, unsigned long long threshold,
+                  long long first_column, long long num_columns, float scale) {
+    drop<true>(x, b, y, rows, num_rows, columns, key, threshold, first_column, num_columns, scale);
 }

@@ -7,7 +7,7 @@ import numpy as np
 
 from owt_mpi.autograd import Op, Parameter, Tensor
 from owt_mpi.backends.base import Array, Shape
-from owt_mpi.nn.layers import Dropout, Linear
+from owt_mpi.nn.layers import NO_TAIL, Dropout, Linear, Tail
 from owt_mpi.nn.model import Model
 from owt_mpi.nn.module import Context, Module, Sequential
 from owt_mpi.ops.add_bias import AddBiasOp
@@ -82,12 +82,12 @@ class FixedOrderArithmetic:
         self.pieces = pieces
         self.weight_rows, self.bias_rows = AllRows(rows_per_head), AllRows(rows_per_head)
 
-    def linear(self, x: Tensor, w: Tensor, b: Tensor | None, ctx: Context, relu: bool = False) -> Tensor:
+    def linear(self, x: Tensor, w: Tensor, b: Tensor | None, ctx: Context, tail: Tail = NO_TAIL) -> Tensor:
         y = FixedOrderLinearOp(self, ctx.rows)(x, w)
-        return y if b is None else self.add_bias(y, b, ctx, relu)
+        return y if b is None else self.add_bias(y, b, ctx, tail)
 
-    def add_bias(self, x: Tensor, b: Tensor, ctx: Context, relu: bool = False) -> Tensor:
-        return FixedOrderAddBiasOp(self, ctx.rows, relu)(x, b)
+    def add_bias(self, x: Tensor, b: Tensor, ctx: Context, tail: Tail = NO_TAIL) -> Tensor:
+        return FixedOrderAddBiasOp(self, ctx.rows, tail)(x, b)
 
 
 class AllRows:
@@ -152,13 +152,12 @@ class FixedOrderLinearOp(LinearOp):
 class FixedOrderAddBiasOp(AddBiasOp):
     """AddBiasOp, the bias gradient summed over pieces of rows."""
 
-    def __init__(self, arithmetic: FixedOrderArithmetic, rows: np.ndarray, relu: bool) -> None:
-        super().__init__(relu)
+    def __init__(self, arithmetic: FixedOrderArithmetic, rows: np.ndarray, tail: Tail) -> None:
+        super().__init__(tail.relu, tail.drop)
         self.arithmetic, self.rows = arithmetic, rows
 
     def backward(self, gy: Array) -> tuple[Array | None, ...]:
-        if self.relu:
-            gy = self.backend.relu_grad(gy, self.y)
+        gy = self.before_tail(gy)
         xp, own = self.backend.xp, self.arithmetic
         collected = own.bias_rows.add(xp, self.rows, gy)
         gb = xp.zeros(gy.shape[1:], gy.dtype)
