@@ -5,7 +5,7 @@ from math import sqrt
 from typing import Literal
 
 from owt_mpi.autograd import Parameter
-from owt_mpi.backends.base import Backend
+from owt_mpi.backends.base import Array, Backend
 from owt_mpi.backends.precision import exact_dtype
 
 LrRule = Literal["linear", "sqrt", "none"]
@@ -31,14 +31,17 @@ class MomentumSGD:
         self.momentum, self.weight_decay, self.bias_lr_multiplier = momentum, weight_decay, bias_lr_multiplier
         self.velocities = [backend.xp.zeros(p.shape, exact_dtype(p.dtype)) for p in parameters]
 
-    def step(self, lr: float, grad_scale: float = 1.0) -> None:
-        """Update every parameter by `grad_scale` times its gradient, in place, and forget the gradients."""
+    def step(self, lr: float, grad_scale: float = 1.0, skip: Array | None = None) -> None:
+        """Update every parameter by `grad_scale` times its gradient, in place, and forget the gradients.
+
+        Where `skip`, int32 (1,), is not 0, they are forgotten and nothing is updated.
+        """
         for parameter, velocity in zip(self.parameters, self.velocities, strict=True):
             assert parameter.grad is not None, f"{parameter.name} has no gradient"
             rate, decay = (lr * self.bias_lr_multiplier, 0.0) if parameter.is_bias else (lr, self.weight_decay)
             rounded = parameter.data if parameter.master is not None else None
             self._backend.momentum_sgd(
-                parameter.exact, velocity, parameter.grad, rate, self.momentum, decay, grad_scale, rounded
+                parameter.exact, velocity, parameter.grad, rate, self.momentum, decay, grad_scale, rounded, skip
             )
             parameter.clear_grad()
 

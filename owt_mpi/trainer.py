@@ -1,6 +1,6 @@
 """One training step on one screen, and validation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
@@ -135,6 +135,7 @@ class Trainer:
         """
         ctx = Context(True, batch.rows, self.seed, step)
         passes: list[HeadPass] = []
+        overflows: list[Array] = []  # where losses are scaled: a flag an update, on the device
 
         def head_step(x: Array, labels: np.ndarray, rows: np.ndarray, p: int) -> Array:
             inputs = tensor(x, self.backend, requires_grad=True)
@@ -142,8 +143,8 @@ class Trainer:
             backward(loss, self.backend.xp.full((), self.scales.head * self.loss_scale.value, self.exact_dtype))
             if (p + 1) % self.period == 0 and p + 1 < self.num_passes:  # the last update comes with the trunk's
                 self.head_sync.start_all()
-                if self._may_update(step, self.head_sync):
-                    self.head_sync.start_step(self.head_lr * lr_factor, self.loss_scale.inverse).wait()
+                skip = self._find_overflow(overflows, self.head_sync)
+                self.head_sync.start_step(self.head_lr * lr_factor, self.loss_scale.inverse, skip).wait()
             return (inputs.grad * self.exact_dtype.type(self.scales.boundary)).astype(self.dtype, copy=False)
 
         enter("trunk forward", step)
@@ -156,17 +157,19 @@ class Trainer:
             with span("trunk backward"), self.trunk_sync:  # buckets of gradients leave as they fill
                 backward(acts, grad_acts)
         enter("score", step)
-        score = self.total_score(self._tally(passes))
+        skip = self._find_overflow(overflows, self.trunk_sync, self.head_sync)
+        tally, num_skipped = self._tally(passes, overflows)
+        score = self.total_score(tally)
         enter("update", step)
         if not isfinite(score.loss_sum):
             self.trunk_sync.wait()
             self.head_sync.wait()
             raise NonFiniteLoss(self._explain_non_finite(batch, step, score.loss))
+        self._note_skipped(num_skipped, step)
         with span("update"):
-            if self._may_update(step, self.trunk_sync, self.head_sync):
-                weights = self.trunk_sync.start_step(self.trunk_lr * lr_factor, self.loss_scale.inverse)
-                self.head_sync.start_step(self.head_lr * lr_factor, self.loss_scale.inverse).wait()
-                weights.wait()  # sharded: the trunk's weights crossed under the head's update
+            weights = self.trunk_sync.start_step(self.trunk_lr * lr_factor, self.loss_scale.inverse, skip)
+            self.head_sync.start_step(self.head_lr * lr_factor, self.loss_scale.inverse, skip).wait()
+            weights.wait()  # sharded: the trunk's weights crossed under the head's update
             self.loss_scale.end_step()
         return score
 
@@ -187,27 +190,28 @@ class Trainer:
         self.trunk_sync.collect_masters()
         self.head_sync.collect_masters()
 
-    def _may_update(self, step: int, *syncs: GradSync[Any]) -> bool:
-        """Return whether no rank's gradients have overflowed; where they have, forget them. All ranks call.
+    def _find_overflow(self, overflows: list[Array], *syncs: GradSync[Any]) -> Array | None:
+        """Return how many ranks' gradients have overflowed, and append it to `overflows`. All ranks call.
 
-        Only where losses are scaled can a smaller scale help. NonFiniteLoss where it could not be smaller.
+        None where losses are not scaled: only a smaller scale can help. The number, int32 (1,), stays where arrays are:
+        the update that it is for reads it there, the host when it fetches the losses.
         """
         if not self.loss_scale.dynamic:
-            return True
-        finite = [sync.gradients_are_finite() for sync in syncs]  # asks every one: they start what is to be waited for
-        overflows = np.array([not all(finite)])
+            return None
+        sums = [array for sync in syncs for array in sync.sums()]
         with about("overflow"):
-            if not self.layout.world.start_all_reduce(overflows).wait()[0]:
-                return True
-        if self.loss_scale.is_smallest:
+            overflows.append(self.layout.world.start_all_reduce(self.backend.find_overflow(sums)).wait())
+        return overflows[-1]
+
+    def _note_skipped(self, num_skipped: int, step: int) -> None:
+        """Note the updates that the step left out. NonFiniteLoss where the scale of losses cannot be smaller."""
+        if num_skipped and self.loss_scale.is_smallest:
             raise NonFiniteLoss(
                 f"gradients are no finite numbers at step {step}, though losses are multiplied by no more than "
                 f"{self.loss_scale.value:g}; lower --lr, or choose --precision bf16"
             )
-        self.loss_scale.skip()
-        for sync in syncs:
-            sync.skip_step()
-        return False
+        for _ in range(num_skipped):
+            self.loss_scale.skip()
 
     def _trunk_forward(self, batch: Batch, ctx: Context) -> Tensor:
         with span("trunk forward"):
@@ -227,16 +231,22 @@ class Trainer:
         passes.append(HeadPass(loss.data, logits.data, labels))
         return loss
 
-    def _tally(self, passes: list[HeadPass]) -> np.ndarray:
-        """Return this rank's part of the passes' score: loss, top-1 and top-5 hits, examples. All ranks call."""
+    def _tally(self, passes: list[HeadPass], overflows: Sequence[Array] = ()) -> tuple[np.ndarray, int]:
+        """Return this rank's part of the passes' score, and how many `overflows` are not 0. All ranks call.
+
+        The score: loss, top-1 and top-5 hits, examples. The host waits for all work that was started before.
+        """
         xp, to_host = self.backend.xp, self.backend.to_host
-        losses = to_host(xp.stack([each.loss for each in passes]))
+        flags = [each.reshape(()).astype(self.exact_dtype) for each in overflows]
+        numbers = to_host(xp.stack([*(each.loss for each in passes), *flags]))
+        losses, num_skipped = numbers[: len(passes)], np.count_nonzero(numbers[len(passes) :])
         logits, labels = to_host(xp.concatenate([each.logits for each in passes])), [each.labels for each in passes]
         counted = np.concatenate(labels) >= 0
         above = classes_above_label(logits, np.concatenate(labels), self.layout.head)[counted]
         # the others of the group have counted the same examples
         hits = (above < 1).sum(), (above < 5).sum(), counted.sum()
-        return np.array([losses.sum(dtype=np.float64), *(hits if self.layout.head.rank == 0 else (0, 0, 0))])
+        tally = np.array([losses.sum(dtype=np.float64), *(hits if self.layout.head.rank == 0 else (0, 0, 0))])
+        return tally, int(num_skipped)
 
     def _forward_only(self, batch: Batch, labels: np.ndarray, ctx: Context) -> np.ndarray:
         """Return this rank's tally of the batch, with nothing kept for a backward."""
@@ -247,7 +257,7 @@ class Trainer:
 
         with no_tape():
             self._run_passes(self._trunk_forward(batch, ctx), labels, head_step)
-        return self._tally(passes)
+        return self._tally(passes)[0]
 
     def _explain_non_finite(self, batch: Batch, step: int, loss: float) -> str:
         """Return where the first value that is no number appears: the forward pass again, watched. All ranks call."""
@@ -273,4 +283,4 @@ class Trainer:
         )
 
     def _finite(self, array: Array) -> bool:
-        return self.backend.all_finite([array])
+        return not self.backend.to_host(self.backend.find_overflow([array]))[0]

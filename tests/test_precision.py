@@ -13,12 +13,14 @@ from owt_mpi.backends.precision import HALF_DTYPES, compute_dtype
 from owt_mpi.backends.reference import ReferenceBackend
 from owt_mpi.comm.half import HalfCommunicator
 from owt_mpi.comm.serial import SerialCommunicator
+from owt_mpi.comm.staged import staged
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.config import Config, DataOptions, OptimizerOptions, ParallelOptions
 from owt_mpi.loss_scale import FIRST, GOOD_STEPS_TO_DOUBLE, LARGEST, SMALLEST, LossScale, loss_scale_for
 from owt_mpi.nn.init import Constant
 from owt_mpi.optim import MomentumSGD
 from owt_mpi.parallel.collective_ops import AllGatherOp
+from owt_mpi.parallel.head_update import HeadUpdate
 from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.trainer import NonFiniteLoss, Trainer
 from tests.tiny import GLOBAL_BATCH, global_batch, part_of, tiny_model, train_tiny, train_tiny_on
@@ -138,29 +140,34 @@ def test_the_head_may_learn_after_every_pass(passes):
 # loss scaling
 
 
-def trainers_step(comm, spoil_rank, scheme="c", trunk_sync="all-reduce", num_steps=3, period=0):
-    """Train in float16, the trunk's first gradient infinite on one rank in step 1; return what each step left."""
+def train_with_an_overflow(comm, spoil_rank, scheme="c", trunk_sync="all-reduce", num_steps=3, backend=HALF, period=0):
+    """Train in float16, the last gradient infinite on one rank in step 1; return what each step left.
+
+    It is the trunk's, or with a `period` of passes between the head's updates the head's.
+    """
     config = Config(
         optimizer=OptimizerOptions(lr=0.02, lr_base_batch=GLOBAL_BATCH),
         parallel=ParallelOptions(precision="fp16", bucket_mib=0.001, trunk_sync=trunk_sync),
     )
-    layout = make_layout(HalfCommunicator(comm), Plan(comm.size, scheme))
-    trainer = Trainer(config, tiny_model(), layout, HALF, GLOBAL_BATCH)
-    spoilt = trainer.trunk.parameters()[-1]
+    layout = make_layout(HalfCommunicator(staged(comm, backend)), Plan(comm.size, scheme))
+    trainer = Trainer(config, tiny_model(), layout, backend, GLOBAL_BATCH)
+    trainer.set_head_update(HeadUpdate(period))
+    spoilt = (trainer.head if period else trainer.trunk).parameters()[-1]
     states = []
     for step in range(num_steps):
         if step == 1 and comm.rank == spoil_rank:
             plain = spoilt.accumulate_grad
 
             def infinite(grad, plain=plain):
-                plain(np.full_like(grad, np.inf))
+                plain(backend.xp.full(grad.shape, np.inf, grad.dtype))
 
             spoilt.accumulate_grad = infinite
         trainer.train_step(part_of(global_batch(step, "float32"), comm.rank, comm.size), step)
         if step == 1 and comm.rank == spoil_rank:
             del spoilt.accumulate_grad
         trainer.collect_masters()
-        weights = [p.exact.copy() for p in trainer.trunk.parameters() + trainer.head.parameters()]
+        parameters = trainer.trunk.parameters() + trainer.head.parameters()
+        weights = [backend.to_host(p.exact).copy() for p in parameters]
         states.append((trainer.loss_scale.facts(), weights))
     return states
 
@@ -169,7 +176,7 @@ def trainers_step(comm, spoil_rank, scheme="c", trunk_sync="all-reduce", num_ste
 @pytest.mark.parametrize("spoil_rank", [0, 1])
 def test_an_overflow_on_one_rank_skips_the_step_on_all_and_halves_the_scale(spoil_rank, trunk_sync):
     with np.errstate(all="ignore"):
-        ranks = run_ranks(2, lambda comm: trainers_step(comm, spoil_rank, trunk_sync=trunk_sync))
+        ranks = run_ranks(2, lambda comm: train_with_an_overflow(comm, spoil_rank, trunk_sync=trunk_sync))
     for (facts, first), (facts_after, second), (facts_last, third) in ranks:
         assert facts == {"loss_scale": FIRST, "skipped_updates": 0}
         assert facts_after == facts_last == {"loss_scale": FIRST / 2, "skipped_updates": 1}
@@ -177,6 +184,15 @@ def test_an_overflow_on_one_rank_skips_the_step_on_all_and_halves_the_scale(spoi
             np.testing.assert_array_equal(before, after)
             assert np.isfinite(later).all()
             assert (later != after).any()
+
+
+def test_an_overflow_in_every_pass_skips_the_updates_after_each():
+    """The head's updates, which are made before the host knows, and the last, which is the trunk's too."""
+    with np.errstate(all="ignore"):
+        (_, first), (facts, second), _ = run_ranks(2, lambda comm: train_with_an_overflow(comm, 1, "b", period=1))[0]
+    assert facts == {"loss_scale": FIRST / 2, "skipped_updates": 2}
+    for before, after in zip(first, second, strict=True):
+        np.testing.assert_array_equal(before, after)
 
 
 def test_the_scale_is_halved_after_an_overflow_and_doubled_after_many_good_steps():
@@ -213,20 +229,21 @@ def test_all_sums_are_waited_for_even_where_the_first_has_overflowed():
     asked = []
 
     class Sync:
-        def __init__(self, finite):
-            self.finite = finite
+        def __init__(self, number):
+            self.number = number
 
-        def gradients_are_finite(self):
-            asked.append(self.finite)
-            return self.finite
-
-        def skip_step(self):
-            asked.append("skip")
+        def sums(self):
+            asked.append(self.number)
+            return [np.array([1.0, self.number])]
 
     config = Config(parallel=ParallelOptions(precision="fp16"))
     trainer = Trainer(config, tiny_model(), make_layout(SerialCommunicator(), Plan(1)), HALF, GLOBAL_BATCH)
-    assert not trainer._may_update(0, Sync(False), Sync(True))
-    assert asked == [False, True, "skip", "skip"]
+    for numbers, expected in ((np.inf, 2.0), 1), ((2.0, np.nan), 1), ((2.0, 3.0), 0):
+        overflows = []
+        skip = trainer._find_overflow(overflows, *map(Sync, numbers))
+        assert asked == list(numbers)
+        assert overflows == [skip] == [np.array([expected])]
+        asked.clear()
 
 
 def test_gradients_that_no_smaller_scale_would_help_end_the_training():

@@ -204,16 +204,17 @@ class Backend(Protocol):
         weight_decay: float,
         scale: float = 1.0,
         copy: Array | None = None,
+        skip: Array | None = None,
     ) -> None:
         """Update in place: v := momentum * v - lr * (scale * g + weight_decay * w);  w := w + v;  copy := w.
 
         All C-contiguous. w and v have one dtype, which is float32 where g, or `copy`, which gets the new weights
-        rounded, is float16 or bfloat16.
+        rounded, is float16 or bfloat16. Where `skip`, int32 (1,), is not 0, all is left as it is.
         """
         ...
 
-    def all_finite(self, arrays: Sequence[Array]) -> bool:
-        """Return whether no number of the arrays is infinite or NaN. Waits for them."""
+    def find_overflow(self, arrays: Sequence[Array]) -> Array:
+        """Return 1 if a number of the arrays is infinite or NaN, else 0: int32 (1,), for momentum_sgd to skip by."""
         ...
 
 

@@ -166,20 +166,22 @@ class CudaRows:
         weight_decay: float,
         scale: float = 1.0,
         copy: Array | None = None,
+        skip: Array | None = None,
     ) -> None:
-        """See Backend. One pass over each array."""
+        """See Backend. One pass over each array, by a kernel that reads `skip` itself."""
         check_dtypes("momentum_sgd", (np.dtype(np.float32),), w=w, v=v)
         check_momentum_sgd(w, v, g, copy)
         self._device.enter()
-        self._kernels.momentum_sgd(w, v, g, self._no_skip, lr, momentum, weight_decay, scale, copy)
+        skip = self._no_skip if skip is None else skip
+        self._kernels.momentum_sgd(w, v, g, skip, lr, momentum, weight_decay, scale, copy)
 
-    def all_finite(self, arrays: Sequence[Array]) -> bool:
-        """See Backend. One pass over each array; the host waits once."""
+    def find_overflow(self, arrays: Sequence[Array]) -> Array:
+        """See Backend. One pass over each array."""
         self._device.enter()
         flag = self.xp.zeros(1, np.int32)
         for array in arrays:
             self._kernels.find_overflow(self._contiguous(array), flag)
-        return not self.to_host(flag)[0]
+        return flag
 
     def _dropped(self, x: Array, mask: DropoutMask, rows: Array) -> Array:
         x = self._contiguous(x)

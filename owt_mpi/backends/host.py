@@ -115,9 +115,9 @@ class HostBackend:
         loss = target * (np.log(row_sum) - shifted)
         return loss.sum(keepdims=True).reshape(()), (np.exp(shifted) / row_sum - target) * counted
 
-    def all_finite(self, arrays: Sequence[np.ndarray]) -> bool:
+    def find_overflow(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
         """See Backend."""
-        return all(bool(np.isfinite(array).all()) for array in arrays)
+        return np.array([not all(np.isfinite(array).all() for array in arrays)], np.int32)
 
 
 def dropout_factor(x: np.ndarray, mask: DropoutMask) -> np.ndarray:

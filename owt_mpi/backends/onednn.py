@@ -184,11 +184,13 @@ class OneDnnBackend(HostBackend):
         weight_decay: float,
         scale: float = 1.0,
         copy: np.ndarray | None = None,
+        skip: np.ndarray | None = None,
     ) -> None:
         """See Backend."""
         check_dtypes("momentum_sgd", self.dtypes, w=w, v=v)
         check_momentum_sgd(w, v, g, copy)
-        blocked_momentum_sgd(w, v, g, lr, momentum, weight_decay, scale, copy)
+        if skip is None or not skip[0]:
+            blocked_momentum_sgd(w, v, g, lr, momentum, weight_decay, scale, copy)
 
     def _lrn_kernel_is_sound(self, size: int, beta: float) -> bool:
         """Return whether oneDNN's LRN is right and fast, as found by trial of version 3.2 against naive loops.

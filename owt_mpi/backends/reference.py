@@ -129,10 +129,13 @@ class ReferenceBackend(HostBackend):
         weight_decay: float,
         scale: float = 1.0,
         copy: np.ndarray | None = None,
+        skip: np.ndarray | None = None,
     ) -> None:
         """See Backend."""
         check_dtypes("momentum_sgd", self.dtypes, w=w, v=v)
         check_momentum_sgd(w, v, g, copy)
+        if skip is not None and skip[0]:
+            return
         v[...] = momentum * v - lr * (scale * g.astype(w.dtype) + weight_decay * w)
         w += v
         if copy is not None:

@@ -116,8 +116,9 @@ class BackendWrapper:
         weight_decay: float,
         scale: float = 1.0,
         copy: Array | None = None,
+        skip: Array | None = None,
     ) -> None:
-        self._inner.momentum_sgd(w, v, g, lr, momentum, weight_decay, scale, copy)
+        self._inner.momentum_sgd(w, v, g, lr, momentum, weight_decay, scale, copy, skip)
 
-    def all_finite(self, arrays: Sequence[Array]) -> bool:
-        return self._inner.all_finite(arrays)
+    def find_overflow(self, arrays: Sequence[Array]) -> Array:
+        return self._inner.find_overflow(arrays)

@@ -129,9 +129,11 @@ def _momentum_sgd(b: Backend, w: Array, v: Array, g: Array) -> Sequence[Array]:
     return [w, v]
 
 
-def _all_finite(b: Backend, x: Array) -> Sequence[Array]:
-    answers = [b.all_finite([x, x]), b.all_finite([x, x * float("inf")])]
-    return [b.from_host(np.array(answers, np.float32))]
+def _find_overflow(b: Backend, x: Array, w: Array, v: Array) -> Sequence[Array]:
+    flags = [b.find_overflow([x, x]), b.find_overflow([x, x * float("inf")])]
+    for skip in flags:
+        b.momentum_sgd(w, v, x, 0.1, 0.9, 0.01, skip=skip)
+    return [b.xp.concatenate(flags).astype(np.float32), w, v]
 
 
 def _conv_cases(x: Shape, w: Shape, stride: int, pad: int) -> list[_Case]:
@@ -159,5 +161,5 @@ _CASES = [
     _Case("logistic_loss", ((_ROWS, _CLASSES),), _logistic),
     _Case("softmax_max, softmax_sum, softmax_loss", ((_ROWS, _CLASSES),), _softmax),
     _Case("momentum_sgd", ((7, 11), (7, 11), (7, 11)), _momentum_sgd),
-    _Case("all_finite", ((7, 11),), _all_finite),
+    _Case("find_overflow", ((7, 11), (7, 11), (7, 11)), _find_overflow),
 ]

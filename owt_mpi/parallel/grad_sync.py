@@ -23,8 +23,11 @@ class Optimizer(Protocol):
 
     velocities: list[Array]
 
-    def step(self, lr: float, grad_scale: float = 1.0) -> None:
-        """Update every parameter by `grad_scale` times its gradient, in place, and forget the gradients."""
+    def step(self, lr: float, grad_scale: float = 1.0, skip: Array | None = None) -> None:
+        """Update every parameter by `grad_scale` times its gradient, in place, and forget the gradients.
+
+        Where `skip`, int32 (1,), is not 0, they are forgotten and nothing is updated.
+        """
         ...
 
 
@@ -65,10 +68,11 @@ class GradSync(ABC, Generic[T]):
             self._members.append(group)
 
     @abstractmethod
-    def start_step(self, lr: float, grad_scale: float = 1.0) -> Pending[None]:
+    def start_step(self, lr: float, grad_scale: float = 1.0, skip: Array | None = None) -> Pending[None]:
         """Update the parameters by the summed gradients, forget those, and start to collect the new weights.
 
         The gradients are multiplied by `grad_scale` first. Nothing may read the weights before `wait()` has returned.
+        Where `skip`, int32 (1,), the same on all ranks, is not 0, no weight changes.
         """
 
     @abstractmethod
@@ -76,15 +80,8 @@ class GradSync(ABC, Generic[T]):
         """Return when every exchange that was started is done."""
 
     @abstractmethod
-    def gradients_are_finite(self) -> bool:
-        """Return whether this rank's sums have no infinity or NaN, when every exchange that was started is done."""
-
-    def skip_step(self) -> None:
-        """Forget the gradients, when every exchange that was started is done: nothing is updated."""
-        self.wait()
-        self._pending = []
-        for parameter in self._updated:
-            parameter.clear_grad()
+    def sums(self) -> list[Array]:
+        """Return this rank's summed gradients, when every exchange that was started is done."""
 
     def collect_masters(self) -> None:
         """Let `exact` of every parameter be there, until the next step. All ranks call, between steps."""
@@ -147,14 +144,14 @@ class AllReduceSync(GradSync[Pending[Array]]):
         super().__init__(parameters, comm, backend, bucket_bytes, comm.size if self._wire.rounds else 1)
         self._optimizer = make_optimizer(parameters)
 
-    def start_step(self, lr: float, grad_scale: float = 1.0) -> Pending[None]:
+    def start_step(self, lr: float, grad_scale: float = 1.0, skip: Array | None = None) -> Pending[None]:
         self.wait()
-        self._optimizer.step(lr, grad_scale)
+        self._optimizer.step(lr, grad_scale, skip)
         return Done(None)
 
-    def gradients_are_finite(self) -> bool:
+    def sums(self) -> list[Array]:
         self.wait()
-        return self._backend.all_finite([parameter.grad for parameter in self._updated])
+        return self._buckets or [parameter.grad for parameter in self._updated]
 
     def wait(self) -> None:
         """Return when every gradient is the sum over ranks."""

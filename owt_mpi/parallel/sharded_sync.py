@@ -48,7 +48,7 @@ class _WeightBucket:
             parameter.master = None
         self._optimizer: Optimizer = make_optimizer([segment for _, segment in self._segments])
 
-    def update_own(self, grad: Array, lr: float, grad_scale: float) -> None:
+    def update_own(self, grad: Array, lr: float, grad_scale: float, skip: Array | None) -> None:
         """Update this rank's block by `grad`, summed over ranks, each parameter's part by that parameter's rule."""
         for parameter, view in zip(self._members, self._views, strict=True):
             assert parameter.data is view, f"{parameter.name} was moved out of its bucket; write into its data instead"
@@ -57,7 +57,7 @@ class _WeightBucket:
             parameter.master = None
         for part, segment in self._segments:
             segment.grad = grad[part]
-        self._optimizer.step(lr, grad_scale)
+        self._optimizer.step(lr, grad_scale, skip)
 
     def write(self, weights: Array) -> None:
         """Take over the blocks of all ranks."""
@@ -119,11 +119,11 @@ class ShardedSync(GradSync[Array]):
             for members, flat in zip(self._members, self._buckets, strict=True)
         ]
 
-    def start_step(self, lr: float, grad_scale: float = 1.0) -> Pending[None]:
+    def start_step(self, lr: float, grad_scale: float = 1.0, skip: Array | None = None) -> Pending[None]:
         arriving: list[tuple[_WeightBucket, Pending[Array]]] = []
         for bucket, pending in self._pending:
             weights = self._weights[bucket]
-            weights.update_own(pending.wait(), lr, grad_scale)  # under the exchanges of the other buckets
+            weights.update_own(pending.wait(), lr, grad_scale, skip)  # under the exchanges of the other buckets
             with about(f"bucket {bucket}"):
                 arriving.append((weights, self._comm.start_all_gather(weights.own)))
         self._pending = []
@@ -133,8 +133,8 @@ class ShardedSync(GradSync[Array]):
         for _, pending in self._pending:
             pending.wait()
 
-    def gradients_are_finite(self) -> bool:
-        return self._backend.all_finite([pending.wait() for _, pending in self._pending])
+    def sums(self) -> list[Array]:
+        return [pending.wait() for _, pending in self._pending]
 
     def collect_masters(self) -> None:
         arriving = [(bucket, bucket.start_collect(self._comm)) for bucket in self._weights]

@@ -198,12 +198,28 @@ def check_momentum_sgd(backend: Backend, case: SgdCase, dtype: Any) -> None:
             np.testing.assert_array_equal(backend.to_host(copy), backend.to_host(w).astype(dtype))
 
 
-def check_all_finite(backend: Backend, case: SgdCase, dtype: Any) -> None:
+def check_find_overflow(backend: Backend, case: SgdCase, dtype: Any) -> None:
     for bad in (np.inf, -np.inf, np.nan):
         arrays = [values(case.shape, dtype, seed).copy() for seed in (1, 2)]
-        assert backend.all_finite([backend.from_host(array) for array in arrays])
-        arrays[1].flat[-1] = bad
-        assert not backend.all_finite([backend.from_host(array) for array in arrays])
+        for expected in (0, 1):
+            flag = backend.to_host(backend.find_overflow([backend.from_host(array) for array in arrays]))
+            assert (flag.dtype, flag.tolist()) == (np.int32, [expected])
+            arrays[1].flat[-1] = bad
+
+
+def check_skipped_momentum_sgd(backend: Backend, case: SgdCase, dtype: Any) -> None:
+    """Nothing changes where the flag is raised, by however many ranks; with a flag of 0 all does."""
+    exact = exact_dtype(dtype)
+    before = [values(case.shape, exact, 1), values(case.shape, exact, 2), values(case.shape, dtype, 4)]
+    for raised in (2, 0):
+        w, v, copy = (backend.from_host(array.copy()) for array in before)
+        g, skip = (
+            backend.from_host(values(case.shape, dtype, 3).copy()),
+            backend.from_host(np.array([raised], np.int32)),
+        )
+        backend.momentum_sgd(w, v, g, 0.3, 0.9, 0.2, 0.5, copy if is_half(dtype) else None, skip)
+        same = [np.array_equal(backend.to_host(array), old) for array, old in zip((w, v, copy), before, strict=True)]
+        assert same == ([True] * 3 if raised else [False, False, not is_half(dtype)])
 
 
 Check = Callable[[Backend, Any, Any], None]
@@ -215,7 +231,8 @@ TABLE: list[tuple[Check, list[Any]]] = [
     (check_avg_pool2d, POOL_CASES),
     (check_lrn, LRN_CASES),
     (check_momentum_sgd, SGD_CASES),
-    (check_all_finite, SGD_CASES),
+    (check_find_overflow, SGD_CASES),
+    (check_skipped_momentum_sgd, SGD_CASES[:1]),
 ]
 
 

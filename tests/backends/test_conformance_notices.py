@@ -69,20 +69,25 @@ class GradientThroughDenominatorForgotten(ReferenceBackend):
 
 
 class DecayOfVelocity(ReferenceBackend):
-    def momentum_sgd(self, w, v, g, lr, momentum, weight_decay, scale=1.0, copy=None):
-        super().momentum_sgd(w, v, g, lr, momentum * (1 - lr * weight_decay), 0.0, scale, copy)
+    def momentum_sgd(self, w, v, g, lr, momentum, weight_decay, scale=1.0, copy=None, skip=None):
+        super().momentum_sgd(w, v, g, lr, momentum * (1 - lr * weight_decay), 0.0, scale, copy, skip)
 
 
 class ScaleForgotten(ReferenceBackend):
-    def momentum_sgd(self, w, v, g, lr, momentum, weight_decay, scale=1.0, copy=None):
-        super().momentum_sgd(w, v, g, lr, momentum, weight_decay, 1.0, copy)
+    def momentum_sgd(self, w, v, g, lr, momentum, weight_decay, scale=1.0, copy=None, skip=None):
+        super().momentum_sgd(w, v, g, lr, momentum, weight_decay, 1.0, copy, skip)
 
 
 class LastElementForgotten(ReferenceBackend):
-    def momentum_sgd(self, w, v, g, lr, momentum, weight_decay, scale=1.0, copy=None):
+    def momentum_sgd(self, w, v, g, lr, momentum, weight_decay, scale=1.0, copy=None, skip=None):
         even = w.size // 2 * 2
         flat = [array.reshape(-1)[:even] for array in (w, v, g)]
-        super().momentum_sgd(*flat, lr, momentum, weight_decay, scale, copy)
+        super().momentum_sgd(*flat, lr, momentum, weight_decay, scale, copy, skip)
+
+
+class SkipForgotten(ReferenceBackend):
+    def momentum_sgd(self, w, v, g, lr, momentum, weight_decay, scale=1.0, copy=None, skip=None):
+        super().momentum_sgd(w, v, g, lr, momentum, weight_decay, scale, copy)
 
 
 class ResultsOfAnotherDtype(ReferenceBackend):
@@ -118,6 +123,7 @@ def checks_that_fail(backend) -> set[str]:
         (DecayOfVelocity, "check_momentum_sgd"),
         (ScaleForgotten, "check_momentum_sgd"),
         (LastElementForgotten, "check_momentum_sgd"),
+        (SkipForgotten, "check_skipped_momentum_sgd"),
         (ResultsOfAnotherDtype, "check_avg_pool2d"),
     ],
 )

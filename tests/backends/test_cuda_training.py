@@ -19,9 +19,11 @@ from owt_mpi.parallel.layout import Plan
 from owt_mpi.trainer import NonFiniteLoss
 from owt_mpi.training_run import run_training
 from tests.fake_cupy import RACES, RaceError
-from tests.tiny import largest_difference, train_tiny, train_tiny_on
+from tests.test_precision import HALF, train_with_an_overflow
+from tests.tiny import largest_difference, tiny_model, train_tiny, train_tiny_on
 
 NUM_STEPS = 3
+NUM_PARAMETERS = len(tiny_model().parameters())
 TOLERANCE = 2e-6  # float32; 2.5e-7 is what the order of sums makes of it
 
 
@@ -95,6 +97,32 @@ def test_a_trunk_that_is_computed_again_is_the_same_to_the_bit(cuda):
     for name, values in again.items():
         np.testing.assert_array_equal(values, plain[name], err_msg=name)
     assert RACES == []
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize("period", [0, 1])
+def test_an_overflow_skips_the_updates_that_it_skips_on_the_reference(cuda, num_ranks, period):
+    def train(comm, backend=None):
+        return train_with_an_overflow(comm, 0, "b", backend=backend or CudaBackend(), period=period)
+
+    with np.errstate(all="ignore"):
+        expected = run_ranks(num_ranks, lambda comm: train(comm, HALF))
+    for states, on_reference in zip(run_ranks(num_ranks, train), expected, strict=True):
+        assert [facts for facts, _ in states] == [facts for facts, _ in on_reference]
+        for (_, weights), (_, others) in zip(states, on_reference, strict=True):
+            for one, other in zip(weights, others, strict=True):
+                np.testing.assert_allclose(one, other, atol=8 * 2.0**-11 * np.abs(other).max())
+    assert RACES == []
+
+
+def test_loss_scaling_lets_the_host_wait_no_oftener(cuda, monkeypatch):
+    """A step's copies to the host: losses, in float16 with the flags of its updates, and logits."""
+    downloads, download = [], CudaDevice.download
+    monkeypatch.setattr(CudaDevice, "download", lambda self, array: downloads.append(array) or download(self, array))
+    for precision in ("fp32", "fp16"):
+        train_on_cuda(Plan(1), precision=precision)
+        assert len(downloads) == 2 * NUM_STEPS + NUM_PARAMETERS
+        downloads.clear()
 
 
 def test_ranks_may_share_a_backend(cuda):
