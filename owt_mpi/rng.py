@@ -45,8 +45,11 @@ def uniform(key: int, indices: Array) -> Array:
     return (random_bits(key, indices) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def integers(key: int, indices: Array, high: int) -> Array:
-    """Return int64 numbers in [0, high), 1 <= high < 2**32 (multiply-shift on the upper 32 bits)."""
+def integers(key: int, indices: Array, high: int | Array) -> Array:
+    """Return int64 numbers in [0, high), 1 <= high < 2**32 (multiply-shift on the upper 32 bits).
+
+    `high` may be an array with a limit for each element.
+    """
     return (((random_bits(key, indices) >> np.uint64(32)) * np.uint64(high)) >> np.uint64(32)).astype(np.int64)
 
 

@@ -1,7 +1,9 @@
 """Device and pinned memory: a pool a stream that hands freed blocks out again, full of NaN."""
 
+import ctypes
 import weakref
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 
@@ -85,9 +87,10 @@ _default_pool = MemoryPool()
 
 
 def new_default_pool() -> None:
-    """Begin with an empty pool: what a test left unfinished may still be in use."""
+    """Begin with empty pools: what a test left unfinished may still be in use."""
     global _default_pool  # noqa: PLW0603 - as CuPy has one
     _default_pool = MemoryPool()
+    _pinned[:] = [each for each in _pinned if each.in_use]
 
 
 def get_default_memory_pool() -> MemoryPool:
@@ -95,36 +98,50 @@ def get_default_memory_pool() -> MemoryPool:
     return _default_pool
 
 
-class PinnedMemoryPointer(bytearray):
-    """cupy.cuda.PinnedMemoryPointer: host memory that copies may use while the host goes on."""
+class PinnedBytes:
+    """Pinned memory as it lies on the host: from the pool that hands it out again as soon as its array is gone."""
 
     def __init__(self, num_bytes: int) -> None:
-        super().__init__(b"\xff" * num_bytes)
-        self.ptr = np.frombuffer(self, np.uint8).__array_interface__["data"][0]
-        with LOCK:
-            _pinned.append((self.ptr, self.ptr + num_bytes))
-        weakref.finalize(self, _unpin, self.ptr, num_bytes)
+        self.bytes = np.empty(num_bytes, np.uint8)
+        self.start: int = self.bytes.__array_interface__["data"][0]
+        self.in_use = False
+
+
+class PinnedMemoryPointer(ctypes.Array):  # type: ignore[type-arg]
+    """cupy.cuda.PinnedMemoryPointer: host memory that copies may use while the host goes on."""
+
+    _type_, _length_ = ctypes.c_ubyte, 0  # sized subclasses are what there is
+    ptr: int
 
     def size(self) -> int:
         return len(self)
 
 
-def alloc_pinned_memory(size: int) -> PinnedMemoryPointer:
-    """Return new pinned memory."""
+_pinned: list[PinnedBytes] = []
+
+
+def alloc_pinned_memory(size: int) -> Any:
+    """Return pinned memory, that of an array that is gone if there is one of its size."""
     check_driver()
-    return PinnedMemoryPointer(size)
-
-
-_pinned: list[tuple[int, int]] = []
-
-
-def _unpin(start: int, num_bytes: int) -> None:
     with LOCK:
-        _pinned.remove((start, start + num_bytes))
+        found = next((each for each in _pinned if not each.in_use and each.bytes.size == size), None)
+        if found is None:
+            found = PinnedBytes(size)
+            _pinned.append(found)
+        found.in_use = True
+        found.bytes.fill(0xFF)
+    sized = type("PinnedMemoryPointer", (PinnedMemoryPointer,), {"_length_": size})
+    pointer = sized.from_buffer(found.bytes.data)
+    pointer.ptr = found.start
+    weakref.finalize(pointer, setattr, found, "in_use", False)
+    return pointer
 
 
-def is_pinned(array: np.ndarray) -> bool:
-    """Return whether `array` lies in pinned memory."""
+def pinned_view(array: np.ndarray) -> np.ndarray | None:
+    """Return a view of the same pinned memory that does not keep it from being given out again; None if it is not."""
     start = array.__array_interface__["data"][0]
     with LOCK:
-        return any(first <= start and start + array.nbytes <= last for first, last in _pinned)
+        for each in _pinned:
+            if each.start <= start and start + array.nbytes <= each.start + each.bytes.size:
+                return np.ndarray(array.shape, array.dtype, each.bytes.data, start - each.start, array.strides)
+    return None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tests.fake_cupy.engine import Block, CUDARuntimeError, Use, check_idle, get_current_stream, get_device_id
-from tests.fake_cupy.memory import Allocation, get_default_memory_pool, is_pinned
+from tests.fake_cupy.memory import Allocation, get_default_memory_pool, pinned_view
 
 NO_CONVERSION = (
     "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
@@ -83,7 +83,7 @@ class ndarray:
         out.reshape(-1).view(np.uint8).fill(0xFF)  # whoever reads too early gets NaN
         source = self._a
         stream._enqueue(lambda: np.copyto(out, source), reads=[self._use])
-        if blocking or not is_pinned(out):
+        if blocking or pinned_view(out) is None:
             stream.synchronize()
         return out
 
@@ -96,7 +96,8 @@ class ndarray:
             raise ValueError(f"Shape mismatch. Old shape: {self.shape}, new shape: {arr.shape}")
         if not self.flags.c_contiguous:
             raise RuntimeError("Cannot set to non-contiguous array")
-        source = arr if arr.flags.c_contiguous and is_pinned(arr) else arr.copy()  # pageable memory is staged at once
+        pinned = pinned_view(arr) if arr.flags.c_contiguous else None
+        source = arr.copy() if pinned is None else pinned  # pageable memory is staged at once
         target = self._a
         (stream or get_current_stream())._enqueue(lambda: np.copyto(target, source), writes=[self._use])
 
