@@ -10,7 +10,7 @@ raise TypeError for a dtype that is not in `dtypes` or differs between arrays, a
 pads that do not fit one another. Several threads may use one backend at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -55,6 +55,29 @@ class Backend(Protocol):
 
     def from_host(self, array: np.ndarray) -> Array:
         """Return `array` on the device (the same object where the device is the host)."""
+        ...
+
+    def host_empty(self, shape: Shape, dtype: Any) -> np.ndarray:
+        """Return new memory on the host, C-contiguous; what is started from it crosses to the device at full speed."""
+        ...
+
+    def start_normalise(
+        self,
+        pixels: np.ndarray,
+        flips: np.ndarray,
+        mean: np.ndarray,
+        scale: np.ndarray,
+        colours: np.ndarray | None,
+        dtype: np.dtype[Any],
+    ) -> Callable[[], Array]:
+        """Start to bring images to the device as ((pixels - mean) + colours) * scale; return what gives them, once.
+
+        `pixels`, uint8 (n, h, w, c) from `host_empty`, belong to the backend from now on; images where `flips`, bool
+        (n,), is set are mirrored from left to right. mean and scale are (c,), colours (n, c) or None for 0; each of the
+        three steps is rounded to `dtype`, float32 where that is a half, which the result is then rounded to.
+        A thread that prepares batches calls this; what is returned is called by the thread that computes on the images:
+        its work comes after their arrival, and neither thread waits for that.
+        """
         ...
 
     def to_host(self, array: Array) -> np.ndarray:

@@ -149,7 +149,7 @@ class CudaKernels(RowKernels):
         out: Array,
         offsets: Array | None = None,
     ) -> None:
-        """Write ((crop of images - mean) + offsets) * scale to out (n, out_h, out_w, c); see data.augment.
+        """Write ((crop of images - mean) + offsets) * scale to out (n, out_h, out_w, c); see Backend.start_normalise.
 
         images (n, h, w, c) uint8; tops and lefts int64, flips bool, all (n,); mean and scale (c,), offsets (n, c) or
         None, float32.

@@ -1,6 +1,6 @@
 """The GPU backend's first half: arrays, copies, and what works on rows of numbers - layers, masks, losses, updates."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +11,7 @@ from owt_mpi.backends.base import Array, DropoutMask, Memory, Shape
 from owt_mpi.backends.checks import check_dtypes, check_momentum_sgd
 from owt_mpi.backends.cuda_device import load_cupy, open_device
 from owt_mpi.backends.cuda_kernels import CudaKernels
+from owt_mpi.backends.cuda_pixels import PixelUploads
 from owt_mpi.backends.cuda_row_kernels import bias_grad_partial_shape
 from owt_mpi.backends.precision import HALF_DTYPES
 
@@ -30,11 +31,28 @@ class CudaRows:
         self._device = open_device(self.xp, local_rank)
         self.device: str | None = self._device.facts().identity
         self._kernels = CudaKernels()
+        self._uploads = PixelUploads(self.xp, self._device, self._kernels)
         self._no_skip = self.xp.zeros(1, np.int32)
 
     def from_host(self, array: np.ndarray) -> Array:
         """Return a copy on the device. The host may change `array` at once; the compute stream waits for the copy."""
         return self._device.upload(array)
+
+    def host_empty(self, shape: Shape, dtype: Any) -> np.ndarray:
+        """See Backend. Pinned memory."""
+        return self._uploads.host_empty(shape, dtype)
+
+    def start_normalise(
+        self,
+        pixels: np.ndarray,
+        flips: np.ndarray,
+        mean: np.ndarray,
+        scale: np.ndarray,
+        colours: np.ndarray | None,
+        dtype: np.dtype[Any],
+    ) -> Callable[[], Array]:
+        """See Backend. Bytes cross on a stream of their own, under what is computed."""
+        return self._uploads.start(pixels, flips, mean, scale, colours, dtype)
 
     def to_host(self, array: Array) -> np.ndarray:
         """Return a copy on the host, when the work that makes `array` is done."""
@@ -42,6 +60,7 @@ class CudaRows:
 
     def synchronize(self) -> None:
         """Return when the device is idle."""
+        self._uploads.synchronize()
         self._device.synchronize()
 
     def memory(self) -> Memory:

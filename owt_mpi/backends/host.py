@@ -1,15 +1,17 @@
 """What the backends share whose arrays are NumPy's: nothing to copy, nothing to wait for, and what NumPy does well."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from owt_mpi import rng
 from owt_mpi.backends import threads
-from owt_mpi.backends.base import DropoutMask, Memory
+from owt_mpi.backends.base import DropoutMask, Memory, Shape
 from owt_mpi.backends.memory import host_memory
+from owt_mpi.backends.pixels import start_normalise_on_host
 
 
 class HostBackend:
@@ -21,6 +23,22 @@ class HostBackend:
     def from_host(self, array: np.ndarray) -> np.ndarray:
         """Return `array` itself."""
         return array
+
+    def host_empty(self, shape: Shape, dtype: Any) -> np.ndarray:
+        """See Backend."""
+        return np.empty(shape, dtype)
+
+    def start_normalise(
+        self,
+        pixels: np.ndarray,
+        flips: np.ndarray,
+        mean: np.ndarray,
+        scale: np.ndarray,
+        colours: np.ndarray | None,
+        dtype: np.dtype[Any],
+    ) -> Callable[[], np.ndarray]:
+        """See Backend. All is done when this returns."""
+        return start_normalise_on_host(pixels, flips, mean, scale, colours, dtype)
 
     def to_host(self, array: np.ndarray) -> np.ndarray:
         """Return `array` itself."""

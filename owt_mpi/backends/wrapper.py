@@ -1,6 +1,6 @@
 """A backend around another: what computes otherwise in some operations, or looks on, is made of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +21,20 @@ class BackendWrapper:
 
     def from_host(self, array: np.ndarray) -> Array:
         return self._inner.from_host(array)
+
+    def host_empty(self, shape: Shape, dtype: Any) -> np.ndarray:
+        return self._inner.host_empty(shape, dtype)
+
+    def start_normalise(
+        self,
+        pixels: np.ndarray,
+        flips: np.ndarray,
+        mean: np.ndarray,
+        scale: np.ndarray,
+        colours: np.ndarray | None,
+        dtype: np.dtype[Any],
+    ) -> Callable[[], Array]:
+        return self._inner.start_normalise(pixels, flips, mean, scale, colours, dtype)
 
     def to_host(self, array: Array) -> np.ndarray:
         return self._inner.to_host(array)

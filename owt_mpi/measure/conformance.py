@@ -136,6 +136,14 @@ def _find_overflow(b: Backend, x: Array, w: Array, v: Array) -> Sequence[Array]:
     return [b.xp.concatenate(flags).astype(np.float32), w, v]
 
 
+def _start_normalise(b: Backend, colours: Array) -> Sequence[Array]:
+    pixels = b.host_empty((_ROWS, 5, 7, 3), np.uint8)
+    pixels[...] = np.random.default_rng(1).integers(0, 256, pixels.shape)
+    mean, scale = np.array([120.5, 110.25, 3.0]), np.array([0.25, 1.0, 1 / 58])
+    images = b.start_normalise(pixels, np.arange(_ROWS) % 2 == 0, mean, scale, b.to_host(colours), colours.dtype)
+    return [images()]
+
+
 def _conv_cases(x: Shape, w: Shape, stride: int, pad: int) -> list[_Case]:
     height, width = ((x[1 + i] + 2 * pad - w[1 + i]) // stride + 1 for i in (0, 1))
     y, bias = (x[0], height, width, w[0]), (w[0],)
@@ -162,4 +170,5 @@ _CASES = [
     _Case("softmax_max, softmax_sum, softmax_loss", ((_ROWS, _CLASSES),), _softmax),
     _Case("momentum_sgd", ((7, 11), (7, 11), (7, 11)), _momentum_sgd),
     _Case("find_overflow", ((7, 11), (7, 11), (7, 11)), _find_overflow),
+    _Case("start_normalise", ((_ROWS, 3),), _start_normalise),
 ]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from owt_mpi.backends.blocked_sgd import blocked_momentum_sgd
-from owt_mpi.data.augment import Crops, crop_flip, normalise
+from owt_mpi.backends.pixels import start_normalise_on_host
 from tests.backends.cuda_kernel_check import (
     ORDERS,
     TYPES,
@@ -96,50 +96,41 @@ def test_an_overflow_anywhere_is_found(kernels, kind, value):
         assert flag[0] == 1
 
 
-def images_and_crops(channels):
-    images = np.random.default_rng(0).integers(0, 256, (5, 13, 11, channels), dtype=np.uint8)
-    tops, lefts = np.array([0, 4, 2, 3, 1]), np.array([4, 0, 1, 3, 2])
-    mean, scale = np.linspace(100.3, 120.7, channels, dtype=np.float32), np.linspace(0.7, 1.3, channels, dtype="f")
-    return images, Crops(tops, lefts, np.array([True, False, True, False, True])), mean, scale
+class Cropped:
+    """Images of which windows (5, 9, 7) are cut, some mirrored: what the kernel takes, and the numbers of the CPU."""
 
+    def __init__(self, channels):
+        self.images = np.random.default_rng(0).integers(0, 256, (5, 13, 11, channels), dtype=np.uint8)
+        self.tops, self.lefts = np.array([0, 4, 2, 3, 1]), np.array([4, 0, 1, 3, 2])
+        self.flips = np.array([True, False, True, False, True])
+        self.mean = np.linspace(100.3, 120.7, channels, dtype=np.float32)
+        self.scale = np.linspace(0.7, 1.3, channels, dtype=np.float32)
+        self.offsets = np.random.default_rng(1).normal(size=(5, channels)).astype(np.float32)
+        self.shape = (5, 9, 7, channels)
 
-def cropped(images, crops):
-    out = np.empty((5, 9, 7, images.shape[3]), np.uint8)
-    crop_flip(images, crops, out)
-    return out
+    def arrays(self):
+        return device(self.images, self.tops, self.lefts, self.flips, self.mean, self.scale)
 
-
-def place(crops):
-    return device(crops.tops, crops.lefts, crops.flips)
+    def expected(self, offsets=None):
+        windows = zip(self.images, self.tops, self.lefts, strict=True)
+        cut = np.stack([image[top : top + 9, left : left + 7] for image, top, left in windows])
+        return start_normalise_on_host(cut, self.flips, self.mean, self.scale, offsets, np.dtype(np.float32))()
 
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("channels", [3, 1, 4])
-def test_crop_normalise_gives_the_bits_of_the_cpu(kernels, channels, kind):
-    images, crops, mean, scale = images_and_crops(channels)
-    expected = np.empty((5, 9, 7, channels), np.float32)
-    normalise(cropped(images, crops), mean, scale, expected)
-    out = garbage(expected.shape, stored(expected, kind).dtype)
-    image_device, *rest = device(images, mean, scale, out)
-    kernels.crop_normalise(image_device, *place(crops), *rest)
-    np.testing.assert_array_equal(out, stored(expected, kind))
-
-
-@pytest.mark.parametrize("kind", TYPES)
-def test_an_image_may_have_an_offset_of_its_own_in_each_channel(kernels, kind):
-    images, crops, mean, scale = images_and_crops(3)
-    offsets = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
-    expected = (cropped(images, crops) - mean + offsets[:, None, None]) * scale
-    out = garbage(expected.shape, stored(expected, kind).dtype)
-    image_device, *rest = device(images, mean, scale, out, offsets)
-    kernels.crop_normalise(image_device, *place(crops), *rest)
-    np.testing.assert_array_equal(out, stored(expected, kind))
+@pytest.mark.parametrize("has_offsets", [False, True])
+def test_crop_normalise_gives_the_bits_of_the_cpu(kernels, has_offsets, channels, kind):
+    cropped = Cropped(channels)
+    offsets = cropped.offsets if has_offsets else None
+    expected = stored(cropped.expected(offsets), kind)
+    out = garbage(expected.shape, expected.dtype)
+    kernels.crop_normalise(*cropped.arrays(), *device(out, *([] if offsets is None else [offsets])))
+    np.testing.assert_array_equal(out, expected)
 
 
 def test_a_batch_between_packs_is_written_one_number_at_a_time(kernels):
-    images, crops, mean, scale = images_and_crops(3)
-    expected, out = garbage((5, 9, 7, 3), np.float32), off_by_one(garbage((5, 9, 7, 3), np.float32))
-    image_device, mean_device, scale_device = device(images, mean, scale)
-    for target in device(expected, out):
-        kernels.crop_normalise(image_device, *place(crops), mean_device, scale_device, target)
-    np.testing.assert_array_equal(out, expected)
+    cropped = Cropped(3)
+    out = off_by_one(garbage(cropped.shape, np.float32))
+    kernels.crop_normalise(*cropped.arrays(), *device(out))
+    np.testing.assert_array_equal(out, cropped.expected())

@@ -1,6 +1,6 @@
 // A batch of uint8 images, cropped, mirrored and normalised in one pass: out = ((pixel - mean) + offset) * scale.
 //
-// Each step is rounded to float by itself, so that without an offset the bits are those of owt_mpi/data/augment.py.
+// Each step is rounded to float by itself, so that without an offset the bits are those of pixels.py, on the host.
 // A thread writes LANES numbers side by side of `out` (n, out_h, out_w, c), which may end in the next row or image.
 #include "common.cuh"
 
