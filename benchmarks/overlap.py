@@ -77,7 +77,7 @@ def measure(comm: Communicator, args: argparse.Namespace) -> tuple[list[Flows], 
     rng = np.random.default_rng(comm.rank)
     images = rng.standard_normal((args.images, args.crop, args.crop, 3), dtype=np.float32)
     rows = comm.rank * args.images + np.arange(args.images)
-    batch = Batch(images, rng.integers(0, NUM_CLASSES, args.images), rows, rows, None)
+    batch = Batch(backend.from_host(images), rng.integers(0, NUM_CLASSES, args.images), rows, rows, None)
     numbers = itertools.count()
     for _ in range(WARM_UP_STEPS):
         trainer.train_step(batch, next(numbers))

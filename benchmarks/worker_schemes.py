@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from owt_mpi.backends.base import Backend
 from owt_mpi.backends.select import select_backend
 from owt_mpi.comm.guard import run_command
 from owt_mpi.comm.mpi import world
@@ -52,7 +53,7 @@ def main() -> int:
         received = summarise(model, layout, per_rank, DTYPE).received_bytes
         trainers[scheme] = Trainer(config, model, layout, backend, per_rank * comm.size)
         results[scheme] = {"scheme": scheme, "backend": reason, "received_bytes": received}
-    seconds = _measure(comm, trainers, _random_batch(per_rank, args.crop, comm.rank), args.repeats)
+    seconds = _measure(comm, trainers, _random_batch(per_rank, args.crop, comm.rank, backend), args.repeats)
     for scheme, result in results.items():
         result |= {"seconds": median(seconds[scheme]), "range": (min(seconds[scheme]), max(seconds[scheme]))}
     if comm.rank == 0:
@@ -76,11 +77,11 @@ def _measure(
     return {scheme: times[WARM_UP_STEPS:] for scheme, times in seconds.items()}
 
 
-def _random_batch(size: int, crop: int, rank: int) -> Batch:
+def _random_batch(size: int, crop: int, rank: int, backend: Backend) -> Batch:
     rng = np.random.default_rng(rank)
     images = rng.standard_normal((size, crop, crop, CHANNELS), dtype=DTYPE)
     rows = rank * size + np.arange(size)
-    return Batch(images, rng.integers(0, NUM_CLASSES, size), rows, rows, None)
+    return Batch(backend.from_host(images), rng.integers(0, NUM_CLASSES, size), rows, rows, None)
 
 
 if __name__ == "__main__":

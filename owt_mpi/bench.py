@@ -236,7 +236,7 @@ def _measure_alone(bench: Bench, report: Report) -> None:
         report.convolutions = measure_convolutions(model, options.batch, ways, roof, repeats)
     if "step" in options.measure:
         comm = open_transport(SerialCommunicator(), backend, ParallelOptions()).comm
-        batch = random_batch(bench.spec, options.batch, 0)
+        batch = random_batch(bench.spec, options.batch, 0, backend)
         with ExitStack() as stack:
             others = [stack.enter_context(other) for other in _pytorch(bench, model, report)]
             trainer = make_trainer(bench.builder, bench.spec, options.batch, Plan(1), comm, backend)

@@ -215,8 +215,8 @@ class Trainer:
 
     def _trunk_forward(self, batch: Batch, ctx: Context) -> Tensor:
         with span("trunk forward"):
-            images = self.backend.from_host(batch.images).astype(self.dtype, copy=False)
-            return self.trunk(tensor(images, self.backend), ctx)
+            assert batch.images.dtype == self.dtype, f"images are {batch.images.dtype}, not {self.dtype}"
+            return self.trunk(tensor(batch.images, self.backend), ctx)
 
     def _run_passes(self, acts: Tensor, labels: np.ndarray, head_step: HeadStep) -> Array | None:
         return run_passes(self.layout.scheme, self.layout.boundary, self.backend, acts.data, labels, head_step)

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from owt_mpi.backends.base import Backend
+from owt_mpi.backends.precision import compute_dtype
 from owt_mpi.comm.base import Communicator
 from owt_mpi.config import Config
+from owt_mpi.data.augment import Augmentation, CentreCrop, RandomCrops
 from owt_mpi.data.block_shuffle import BlockShuffle
 from owt_mpi.data.loader import Loader
 from owt_mpi.data.readers import Reader, SyntheticReader
@@ -36,28 +39,31 @@ def open_readers(config: Config) -> tuple[Reader, Reader | None]:
     return reader, ShardReader(folder, "val") if "val" in reader.manifest.splits else None
 
 
-def make_loaders(config: Config, reader: Reader, validation: Reader | None, per_rank: int, world: Communicator) -> Data:
-    """Return the loaders of this rank's `per_rank` images a step."""
+def make_loaders(
+    config: Config, reader: Reader, validation: Reader | None, per_rank: int, world: Communicator, backend: Backend
+) -> Data:
+    """Return the loaders of this rank's `per_rank` images a step, which bring them to the device of `backend`."""
     statistics = reader.statistics
     mean = np.array(statistics.mean)
     std = np.array(statistics.std)
     std[std == 0] = 1.0  # a channel that never changes stays 0
     scale = np.ones_like(mean) if config.data.normalise == "mean" else 1.0 / std
 
-    def loader(source: Reader, plan: BatchPlan, train: bool) -> Loader:
+    def loader(source: Reader, plan: BatchPlan, augmentation: Augmentation) -> Loader:
         return Loader(
-            source, plan, crop=(config.model.crop, config.model.crop), train=train, flip=config.data.flip,
-            seed=config.run.seed, dtype=np.dtype(config.parallel.dtype), mean=mean, scale=scale, rank=world.rank,
-            size=world.size, prefetch=config.data.prefetch,
+            source, plan, backend, augmentation, dtype=compute_dtype(config.parallel.precision, config.parallel.dtype),
+            mean=mean, scale=scale, rank=world.rank, size=world.size, prefetch=config.data.prefetch,
         )  # fmt: skip
 
-    global_batch = per_rank * world.size
+    global_batch, seed, crop = per_rank * world.size, config.run.seed, (config.model.crop, config.model.crop)
     options = config.data
     blocks = BlockShuffle(options.shuffle_block, options.shuffle_buffer) if options.shuffle == "block" else None
     return Data(
-        train=loader(reader, TrainPlan(reader.num_samples, global_batch, config.run.seed, blocks), train=True),
+        train=loader(
+            reader, TrainPlan(reader.num_samples, global_batch, seed, blocks), RandomCrops(seed, crop, options.flip)
+        ),
         validation=None
         if validation is None
-        else loader(validation, ValidationPlan(validation.num_samples, global_batch), train=False),
+        else loader(validation, ValidationPlan(validation.num_samples, global_batch), CentreCrop(crop)),
         reader=reader,
     )

@@ -72,13 +72,13 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
     with _agreed(world, DATA_ERROR):
         reader, validation_reader = open_readers(config)
     with _agreed(world, USAGE_ERROR):
-        model = _model(config, reader.image_shape[2], reader.num_classes, backend.name)
+        model = _model(config, reader.num_channels, reader.num_classes, backend.name)
         plan = _plan(config, world.size)
         plan.check(model, per_rank)
         head_updates = parse_head_update(config.parallel.head_update)
         for _, update in head_updates:
             update.period(plan.make_scheme().num_passes(plan.ranks_sharing_head))
-        data = make_loaders(config, reader, validation_reader, per_rank, world)
+        data = make_loaders(config, reader, validation_reader, per_rank, world, backend)
     layout = make_layout(carrying_halves(world, dtype), plan)
     if config.run.dry_run:
         if world.rank == 0:

@@ -162,7 +162,7 @@ def train_with_an_overflow(comm, spoil_rank, scheme="c", trunk_sync="all-reduce"
                 plain(backend.xp.full(grad.shape, np.inf, grad.dtype))
 
             spoilt.accumulate_grad = infinite
-        trainer.train_step(part_of(global_batch(step, "float32"), comm.rank, comm.size), step)
+        trainer.train_step(part_of(global_batch(step, "float16"), comm.rank, comm.size), step)
         if step == 1 and comm.rank == spoil_rank:
             del spoilt.accumulate_grad
         trainer.collect_masters()
@@ -258,7 +258,7 @@ def test_gradients_that_no_smaller_scale_would_help_end_the_training():
         with pytest.raises(
             NonFiniteLoss, match=r"at step 3, .* no more than 1; lower --lr, or choose --precision bf16"
         ):
-            trainer.train_step(global_batch(3, "float32"), 3)
+            trainer.train_step(global_batch(3, "float16"), 3)
 
     train(SerialCommunicator())
 
@@ -268,7 +268,7 @@ def test_a_loss_that_is_no_number_is_no_matter_of_scaling():
     trainer = Trainer(
         config, tiny_model(), make_layout(HalfCommunicator(SerialCommunicator()), Plan(1)), HALF, GLOBAL_BATCH
     )
-    batch = global_batch(0, "float32")
+    batch = global_batch(0, "float16")
     batch.images[0] = np.inf
     with np.errstate(all="ignore"), pytest.raises(NonFiniteLoss, match="the loss is nan at step 0"):
         trainer.train_step(batch, 0)

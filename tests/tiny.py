@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -58,13 +59,18 @@ def tiny_model(loss: Loss = "logistic") -> Model:
     return Model("tiny", SPEC, trunk, head, loss)
 
 
-def global_batch(step: int, dtype: str) -> Batch:
+def global_batch(step: int, dtype: Any) -> Batch:
     """Return the whole batch of `step`, over all ranks: random images whose class shows in their mean."""
     rng = np.random.default_rng(step)
     labels = rng.integers(0, SPEC.num_classes, GLOBAL_BATCH)
     images = rng.standard_normal((GLOBAL_BATCH, SPEC.crop, SPEC.crop, SPEC.channels)) + labels[:, None, None, None] / 4
     rows = np.arange(GLOBAL_BATCH)
     return Batch(images.astype(dtype), labels, rows, rows, None)
+
+
+def on_device(batch: Batch, backend: Backend) -> Batch:
+    """Return the batch with its images on the device of `backend`."""
+    return replace(batch, images=backend.from_host(batch.images))
 
 
 def part_of(batch: Batch, rank: int, size: int) -> Batch:
@@ -108,7 +114,7 @@ def train_tiny(
     trainer = Trainer(config, model, layout, backend, GLOBAL_BATCH)
     trainer.set_head_update(HeadUpdate(passes_per_update))
     losses = [
-        trainer.train_step(part_of(global_batch(step, dtype), comm.rank, comm.size), step).loss
+        trainer.train_step(on_device(part_of(global_batch(step, computed), comm.rank, comm.size), backend), step).loss
         for step in range(num_steps)
     ]
     trainer.collect_masters()

@@ -1,10 +1,11 @@
-"""Crops, mirror images and normalisation of a batch (n, h, w, c).
+"""What of an image the network sees: random windows and mirror images in training, the centre in validation.
 
 What is drawn for a sample depends on (seed, epoch, its index in the data set), never on rank or position, so any number
 of ranks sees the same pixels. Krizhevsky et al. 2012, section 4.1: random crops and horizontal reflections.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -12,17 +13,71 @@ from owt_mpi import rng
 
 
 @dataclass(frozen=True)
-class Crops:
-    """Where to cut each image of a batch: the first row and column (n,) int64, and whether to mirror (n,) bool."""
+class Views:
+    """What is seen of n images: a window (top, left, height, width) of each, int64 (n, 4), and whether it is mirrored,
+    bool (n,)."""
 
-    tops: np.ndarray
-    lefts: np.ndarray
+    windows: np.ndarray
     flips: np.ndarray
 
 
-def check_crop(image_shape: tuple[int, int, int], crop: tuple[int, int]) -> None:
-    """Raise ValueError if a crop (h, w) does not fit into images of `image_shape` (h, w, c)."""
-    height, width, _ = image_shape
+class Augmentation(Protocol):
+    """Chooses what is seen of images."""
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """The size (h, w) that windows are brought to."""
+        ...
+
+    def check(self, sizes: np.ndarray) -> None:
+        """Raise ValueError if images of `sizes` (h, w), int64 (n, 2), have no such views."""
+        ...
+
+    def views(self, epoch: int, indices: np.ndarray, sizes: np.ndarray) -> Views:
+        """Return what `epoch` sees of the samples `indices`, int64 (n,), of `sizes` (n, 2)."""
+        ...
+
+
+@dataclass(frozen=True)
+class RandomCrops:
+    """Windows of the crop's size anywhere in the image, with `flip` mirrored with probability 1/2."""
+
+    seed: int
+    crop: tuple[int, int]
+    flip: bool = True
+
+    def check(self, sizes: np.ndarray) -> None:
+        """See Augmentation."""
+        check_crop(sizes, self.crop)
+
+    def views(self, epoch: int, indices: np.ndarray, sizes: np.ndarray) -> Views:
+        """See Augmentation."""
+        tops, lefts = (
+            rng.integers(rng.stream_key(self.seed, "augment", epoch, name), indices, sizes[:, axis] - side + 1)
+            for axis, (name, side) in enumerate(zip(("top", "left"), self.crop, strict=True))
+        )
+        return Views(_windows(tops, lefts, self.crop), _flips(self.seed, epoch, indices, self.flip))
+
+
+@dataclass(frozen=True)
+class CentreCrop:
+    """The window of the crop's size in the middle of the image, not mirrored."""
+
+    crop: tuple[int, int]
+
+    def check(self, sizes: np.ndarray) -> None:
+        """See Augmentation."""
+        check_crop(sizes, self.crop)
+
+    def views(self, epoch: int, indices: np.ndarray, sizes: np.ndarray) -> Views:
+        """See Augmentation."""
+        tops, lefts = ((sizes[:, axis] - self.crop[axis]) // 2 for axis in (0, 1))
+        return Views(_windows(tops, lefts, self.crop), np.zeros(len(indices), np.bool_))
+
+
+def check_crop(sizes: np.ndarray, crop: tuple[int, int]) -> None:
+    """Raise ValueError if a crop (h, w) does not fit into every image of `sizes` (n, 2)."""
+    height, width = (int(side) for side in sizes.min(axis=0))
     if not (1 <= crop[0] <= height and 1 <= crop[1] <= width):
         raise ValueError(
             f"a crop of {crop[0]}x{crop[1]} does not fit into images of {height}x{width}; "
@@ -30,55 +85,10 @@ def check_crop(image_shape: tuple[int, int, int], crop: tuple[int, int]) -> None
         )
 
 
-def random_crops(
-    seed: int,
-    epoch: int,
-    indices: np.ndarray,
-    image_shape: tuple[int, int, int],
-    crop: tuple[int, int],
-    flip: bool = True,
-) -> Crops:
-    """Return for each sample of `indices` a crop anywhere in its image, with `flip` mirrored with probability 1/2."""
-    return Crops(
-        tops=rng.integers(rng.stream_key(seed, "augment", epoch, "top"), indices, image_shape[0] - crop[0] + 1),
-        lefts=rng.integers(rng.stream_key(seed, "augment", epoch, "left"), indices, image_shape[1] - crop[1] + 1),
-        flips=rng.bernoulli(rng.stream_key(seed, "augment", epoch, "flip"), indices, 0.5 * flip),
-    )
+def _windows(tops: np.ndarray, lefts: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
+    heights, widths = (np.full(len(tops), side, np.int64) for side in crop)
+    return np.stack([tops, lefts, heights, widths], axis=1)
 
 
-def centre_crops(num_images: int, image_shape: tuple[int, int, int], crop: tuple[int, int]) -> Crops:
-    """Return the crop in the middle of each image, never mirrored."""
-    return Crops(
-        tops=np.full(num_images, (image_shape[0] - crop[0]) // 2),
-        lefts=np.full(num_images, (image_shape[1] - crop[1]) // 2),
-        flips=np.zeros(num_images, np.bool_),
-    )
-
-
-def crop_flip(images: np.ndarray, crops: Crops, out: np.ndarray) -> None:
-    """Write the crops of `images` (n, h, w, c) to `out` (n, out_h, out_w, c), both uint8.
-
-    Rows are copied whole; mirrored ones channel by channel, which is three times as fast as pixel by pixel.
-    """
-    height, width = out.shape[1:3]
-    for image, top, left, flip, target in zip(
-        images, crops.tops.tolist(), crops.lefts.tolist(), crops.flips.tolist(), out, strict=True
-    ):
-        window = image[top : top + height, left : left + width]
-        if flip:
-            for channel in range(out.shape[3]):
-                target[:, :, channel] = window[:, ::-1, channel]
-        else:
-            target[...] = window
-
-
-def normalise(images: np.ndarray, mean: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
-    """Write (images - mean) * scale to `out`, computed in its dtype; mean and scale are (c,), images uint8.
-
-    Both are C-contiguous (n, h, w, c): whole rows are worked on, since loops over 1 or 3 channels would be slow.
-    """
-    n, h, w, c = images.shape
-    row_mean, row_scale = (np.tile(np.asarray(values, out.dtype), w) for values in (mean, scale))
-    for image, target in zip(images.reshape(n, h, w * c), out.reshape(n, h, w * c), strict=True):
-        np.subtract(image, row_mean, out=target)
-        np.multiply(target, row_scale, out=target)
+def _flips(seed: int, epoch: int, indices: np.ndarray, flip: bool) -> np.ndarray:
+    return np.asarray(rng.bernoulli(rng.stream_key(seed, "augment", epoch, "flip"), indices, 0.5 * flip))

@@ -1,4 +1,4 @@
-"""The loader: one rank's part of every batch of an epoch, made one or two steps ahead by a thread.
+"""The loader: one rank's part of every batch of an epoch, read and brought to the device ahead of time by a thread.
 
 NumPy copies and computes without holding Python's lock, so one thread is enough to overlap with the training step.
 """
@@ -6,13 +6,14 @@ NumPy copies and computes without holding Python's lock, so one thread is enough
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from owt_mpi.data.augment import centre_crops, check_crop, crop_flip, normalise, random_crops
+from owt_mpi.backends.base import Array, Backend
+from owt_mpi.data.augment import Augmentation
 from owt_mpi.data.readers import Reader
 from owt_mpi.data.sampler import PADDING, BatchPlan, rank_rows
 from owt_mpi.spans import span
@@ -23,33 +24,34 @@ class Batch:
     """One rank's n rows of a global batch. The arrays belong to whoever took the batch.
 
     `rows` are their positions in the global batch and `indices` their samples, PADDING where there is none; `valid`
-    is None where all rows hold a sample. Padded rows are images of the mean with label 0.
+    is None where all rows hold a sample. Padded rows are black images with label 0.
     """
 
-    images: np.ndarray  # (n, h, w, c), normalised
+    images: Array  # (n, h, w, c), normalised, on the device
     labels: np.ndarray  # (n,) int64
     rows: np.ndarray  # (n,) int64
     indices: np.ndarray  # (n,) int64
     valid: np.ndarray | None  # (n,) bool
 
 
+_Made = Callable[[], Batch]  # called by whoever takes the batch
+
+
 class Loader:
     """Iterates over epochs for `rank` of `size`, reading this rank's images alone.
 
-    Images are (pixels - mean) * scale as `dtype`, with mean and scale (c,) in units of 0..255. With `train` the crop
-    (h, w) is random and, with `flip`, mirrored at random; else it is the centre. `prefetch` is the number of batches
-    made ahead.
+    Images are what `augmentation` sees of the samples, as (pixels - mean) * scale in `dtype`, on the device of
+    `backend`; mean and scale are (c,) in units of 0..255. `prefetch` is the number of batches made ahead, each with
+    memory on the device for its pixels, a byte a number where the device is not the host.
     """
 
     def __init__(
         self,
         reader: Reader,
         plan: BatchPlan,
+        backend: Backend,
+        augmentation: Augmentation,
         *,
-        crop: tuple[int, int],
-        train: bool,
-        flip: bool = True,
-        seed: int,
         dtype: np.dtype[Any],
         mean: np.ndarray,
         scale: np.ndarray,
@@ -57,8 +59,8 @@ class Loader:
         size: int = 1,
         prefetch: int = 2,
     ) -> None:
-        check_crop(reader.image_shape, crop)
-        channels = reader.image_shape[2]
+        augmentation.check(reader.sizes(np.arange(reader.num_samples)))
+        channels = reader.num_channels
         for name, values in (("mean", mean), ("scale", scale)):
             if np.shape(values) != (channels,):
                 raise ValueError(f"{name} has shape {np.shape(values)}, but images have {channels} channels")
@@ -67,11 +69,9 @@ class Loader:
         self.plan = plan
         self.data_wait_seconds = 0.0  # how long the consumer has waited for batches, in all
         self._reader = reader
+        self._backend = backend
+        self._augmentation = augmentation
         self._rows = rank_rows(plan.global_batch, rank, size)
-        self._crop = crop
-        self._train = train
-        self._flip = flip
-        self._seed = seed
         self._dtype = np.dtype(dtype)
         self._mean = np.asarray(mean)
         self._scale = np.asarray(scale)
@@ -82,7 +82,7 @@ class Loader:
 
         The thread ends when the iterator is exhausted, closed or dropped; its errors are raised here.
         """
-        made: queue.Queue[Batch | BaseException | None] = queue.Queue(self._prefetch)
+        made: queue.Queue[_Made | BaseException | None] = queue.Queue(self._prefetch)
         stop = threading.Event()
 
         def produce() -> None:
@@ -101,45 +101,40 @@ class Loader:
             while (item := self._wait_for(made)) is not None:
                 if isinstance(item, BaseException):
                     raise item
-                yield item
+                yield item()
         finally:
             stop.set()
             while not made.empty():  # frees a thread that waits to put; with `stop` set it puts once more at most
                 made.get_nowait()
             thread.join()
 
-    def _wait_for(self, made: "queue.Queue[Batch | BaseException | None]") -> Batch | BaseException | None:
+    def _wait_for(self, made: "queue.Queue[_Made | BaseException | None]") -> _Made | BaseException | None:
         start = time.perf_counter()
         with span("data", "waits"):
             item = made.get()
         self.data_wait_seconds += time.perf_counter() - start
         return item
 
-    def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int, start_step: int) -> Iterator[_Made]:
         order = self.plan.order(epoch).reshape(self.plan.steps_per_epoch, self.plan.global_batch)[:, self._rows]
-        num_rows = order.shape[1]
-        images = np.empty((num_rows, *self._reader.image_shape), np.uint8)  # both are used again for every batch
-        crops = np.empty((num_rows, *self._crop, self._reader.image_shape[2]), np.uint8)
         for indices in order[start_step:]:
-            yield self._make_batch(epoch, indices, images, crops)
+            yield self._make_batch(epoch, indices)
 
-    def _make_batch(self, epoch: int, indices: np.ndarray, images: np.ndarray, crops: np.ndarray) -> Batch:
+    def _make_batch(self, epoch: int, indices: np.ndarray) -> _Made:
+        """Read the samples' pixels and send them off to the device."""
         valid = indices != PADDING
         num_valid = int(valid.sum())
         assert valid[:num_valid].all(), "padding comes last"
+        shape = (len(indices), *self._augmentation.crop, self._reader.num_channels)
+        pixels, flips = self._backend.host_empty(shape, np.uint8), np.zeros(len(indices), np.bool_)
         labels = np.zeros(len(indices), np.int64)
-        batch_images = np.empty((len(indices), *crops.shape[1:]), self._dtype)
-        batch_images[num_valid:] = 0
+        pixels[num_valid:] = 0
         if num_valid:
             there = indices[:num_valid]
-            images, labels[:num_valid] = self._reader.read(there, out=images[:num_valid])
-            shape = self._reader.image_shape
-            where = (
-                random_crops(self._seed, epoch, there, shape, self._crop, self._flip)
-                if self._train
-                else centre_crops(num_valid, shape, self._crop)
-            )
-            crop_flip(images, where, crops[:num_valid])
-            normalise(crops[:num_valid], self._mean, self._scale, batch_images[:num_valid])
+            views = self._augmentation.views(epoch, there, self._reader.sizes(there))
+            flips[:num_valid] = views.flips
+            labels[:num_valid] = self._reader.read_windows(there, views.windows, pixels[:num_valid])
+        take_images = self._backend.start_normalise(pixels, flips, self._mean, self._scale, None, self._dtype)
         rows = np.arange(self._rows.start, self._rows.stop)
-        return Batch(batch_images, labels, rows, indices.copy(), None if num_valid == len(indices) else valid)
+        rest = (labels, rows, indices.copy(), None if num_valid == len(indices) else valid)
+        return lambda: Batch(take_images(), *rest)

@@ -6,6 +6,7 @@ import numpy as np
 
 from owt_mpi import rng
 from owt_mpi.data.manifest import Statistics
+from owt_mpi.data.windows import copy_window
 
 
 class Reader(Protocol):
@@ -22,8 +23,8 @@ class Reader(Protocol):
         ...
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """The shape (h, w, c) of one image."""
+    def num_channels(self) -> int:
+        """The number of channels of every image."""
         ...
 
     @property
@@ -35,8 +36,16 @@ class Reader(Protocol):
         """Return one line for the log: what is read, and how."""
         ...
 
-    def read(self, indices: np.ndarray, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the images (n, h, w, c) uint8, in `out` if given, and labels (n,) int32 of the samples `indices`."""
+    def sizes(self, indices: np.ndarray) -> np.ndarray:
+        """Return the heights and widths of the samples `indices`, int64 (n, 2)."""
+        ...
+
+    def read_windows(self, indices: np.ndarray, windows: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Write a window of each of the samples `indices` to `out`, return their labels (n,) int32.
+
+        `windows` are (top, left, height, width), int64 (n, 4), within the images; `out` is uint8 (n, h, w, c), to whose
+        size windows of other sizes are brought (data.windows). IndexError for an index outside the split.
+        """
         ...
 
     def close(self) -> None:
@@ -57,6 +66,7 @@ class SyntheticReader:
         self.num_samples = num_samples
         self.num_classes = num_classes
         self.image_shape = shape
+        self.num_channels = shape[2]
         self._pixel_key = rng.stream_key(seed, "synthetic pixels")
         self._label_key = rng.stream_key(seed, "synthetic labels")
 
@@ -71,17 +81,20 @@ class SyntheticReader:
         height, width, channels = self.image_shape
         return f"synthetic: {self.num_samples} random images {height}x{width}x{channels}, {self.num_classes} classes"
 
-    def read(self, indices: np.ndarray, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return random images (n, h, w, c) uint8, in `out` if given, and labels (n,) int32."""
+    def sizes(self, indices: np.ndarray) -> np.ndarray:
+        """Return (h, w) for each of the samples."""
+        return np.broadcast_to(np.array(self.image_shape[:2], np.int64), (len(indices), 2))
+
+    def read_windows(self, indices: np.ndarray, windows: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Write windows of random images to `out`, return the labels."""
         check_indices(indices, self.num_samples)
         size = int(np.prod(self.image_shape))
         num_words = -(-size // 8)
-        if out is None:
-            out = np.empty((len(indices), *self.image_shape), np.uint8)
-        for row, index in enumerate(indices.tolist()):
+        for index, window, target in zip(indices.tolist(), windows.tolist(), out, strict=True):
             words = rng.random_bits(self._pixel_key, np.arange(index * num_words, (index + 1) * num_words))
-            out[row] = words.astype("<u8").view(np.uint8)[:size].reshape(self.image_shape)
-        return out, rng.integers(self._label_key, indices, self.num_classes).astype(np.int32)
+            copy_window(words.astype("<u8").view(np.uint8)[:size].reshape(self.image_shape), window, target)
+        labels: np.ndarray = rng.integers(self._label_key, indices, self.num_classes).astype(np.int32)
+        return labels
 
     def close(self) -> None:
         """Do nothing: nothing is held."""

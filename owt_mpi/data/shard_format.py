@@ -20,6 +20,7 @@ from owt_mpi.data.file_array import FileArray
 from owt_mpi.data.manifest import REBUILD, DataError, Manifest, Statistics
 from owt_mpi.data.readers import check_indices
 from owt_mpi.data.shard_file import H5PY_ERRORS, IMAGE_DTYPE, OpenShard, checked_dataset, open_shard
+from owt_mpi.data.windows import copy_window
 
 HASH_BYTES = 32
 MEAN_IMAGE = "mean_image"  # the dataset in STATISTICS_NAME
@@ -88,6 +89,11 @@ class ShardReader:
         return len(self.manifest.class_names)
 
     @property
+    def num_channels(self) -> int:
+        """The number of channels of every image."""
+        return self.manifest.image_shape[2]
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """The shape (h, w, c) of one image. DataError if the images differ in size."""
         height, width, channels = self.manifest.image_shape
@@ -140,6 +146,20 @@ class ShardReader:
         assert shard.offsets is not None, "raw images are read by `read`"
         content: bytes = shard.images[int(shard.offsets[row]) : int(shard.offsets[row + 1])].tobytes()
         return content
+
+    def read_windows(self, indices: np.ndarray, windows: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Write windows of the samples `indices` to `out`, return their labels; see Reader. Only they are copied.
+
+        For raw storage.
+        """
+        assert self.storage == "raw", "encoded images are read by `encoded`"
+        check_indices(indices, self.num_samples)
+        shards = np.searchsorted(self._ends, indices, side="right")
+        places = indices - self._ends[shards]  # negative: counted from the shard's end
+        for shard, place, window, target in zip(shards.tolist(), places.tolist(), windows.tolist(), out, strict=True):
+            copy_window(self._shards[shard].images[place], window, target)
+        labels: np.ndarray = self.labels[indices]
+        return labels
 
     def find(self, index: int) -> tuple[Path, int]:
         """Return the shard file that sample `index` is in, and the row that it has there."""

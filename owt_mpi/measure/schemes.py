@@ -63,7 +63,7 @@ def _measure(
     except ValueError as error:  # the same on all ranks
         return SchemeRow(comm.size, scheme, images, str(error))
     trainer = make_trainer(builder, spec, images, plan, MeteredCommunicator(comm, ledger), backend)
-    batch, seconds = random_batch(spec, images, comm.rank), list[float]()
+    batch, seconds = random_batch(spec, images, comm.rank, backend), list[float]()
     for step in range(WARM_UP_STEPS + repeats):
         if step == WARM_UP_STEPS:
             ledger.take()

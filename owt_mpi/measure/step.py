@@ -103,13 +103,13 @@ def make_trainer(
     return Trainer(Config(), model, make_layout(comm, plan), backend, images * comm.size)
 
 
-def random_batch(spec: InputSpec, images: int, rank: int) -> Batch:
-    """Return a rank's part of a batch: random images, random labels."""
+def random_batch(spec: InputSpec, images: int, rank: int, backend: Backend) -> Batch:
+    """Return a rank's part of a batch: random images, float32, on the device of `backend`, and random labels."""
     rng = np.random.default_rng(rank)
     shape = (images, spec.crop, spec.crop, spec.channels)
     rows = rank * images + np.arange(images)
     labels = rng.integers(0, spec.num_classes, images)
-    return Batch(rng.standard_normal(shape, dtype=np.float32), labels, rows, rows, None)
+    return Batch(backend.from_host(rng.standard_normal(shape, dtype=np.float32)), labels, rows, rows, None)
 
 
 def measure_step(

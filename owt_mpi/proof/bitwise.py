@@ -143,7 +143,7 @@ def _train(
     layout = make_layout(FixedOrderCommunicator(comm), plan)
     trainer = Trainer(new_config(problem), model, layout, fixed, problem.batch_size)
     for step in range(problem.num_steps):
-        trainer.train_step(own_part(problem, step, comm), step)
+        trainer.train_step(own_part(problem, step, comm, backend), step)
         fixed.checks = False
         yield trainer.trunk.parameters() + trainer.head.parameters()
 

@@ -138,7 +138,7 @@ def _compare(
     with np.errstate(over="ignore", invalid="ignore"):  # the loss of every step is looked at
         for step in range(problem.num_steps):
             try:
-                trainer.train_step(own_part(problem, step, world), step)
+                trainer.train_step(own_part(problem, step, world, backend), step)
             except NonFiniteLoss as failure:
                 error = str(failure)
                 break
@@ -161,12 +161,12 @@ def new_config(problem: Problem) -> Config:
     )
 
 
-def own_part(problem: Problem, step: int, world: Communicator) -> Batch:
-    """Return this rank's share of a step's batch."""
+def own_part(problem: Problem, step: int, world: Communicator, backend: Backend) -> Batch:
+    """Return this rank's share of a step's batch, its images on the device of `backend`."""
     images, labels = problem.batch(step)
     num_rows = problem.batch_size // world.size
     rows = np.arange(world.rank * num_rows, (world.rank + 1) * num_rows)
-    return Batch(images[rows], labels[rows], rows, rows, None)
+    return Batch(backend.from_host(images[rows]), labels[rows], rows, rows, None)
 
 
 def _difference(parameter: Parameter, reference: _Reference, world: Communicator) -> float:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from benchmarks.shuffle import Options, Row, measure_order
+from owt_mpi.backends.reference import ReferenceBackend
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.config import Config, DataOptions
 from owt_mpi.data.block_shuffle import BlockShuffle
@@ -82,7 +83,7 @@ def test_training_follows_the_options() -> None:
         (DataOptions(data="synthetic"), None),
         (DataOptions(data="synthetic", shuffle="block", shuffle_block=3, shuffle_buffer=24), BlockShuffle(3, 24)),
     ):
-        data = make_loaders(Config(data=options), reader, None, 10, SerialCommunicator())
+        data = make_loaders(Config(data=options), reader, None, 10, SerialCommunicator(), ReferenceBackend())
         assert data.train.plan == TrainPlan(100, 10, Config().run.seed, blocks)
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from owt_mpi.backends.reference import ReferenceBackend
+from owt_mpi.data.augment import CentreCrop, RandomCrops
 from owt_mpi.data.loader import Batch, Loader
 from owt_mpi.data.readers import Reader, SyntheticReader
 from owt_mpi.data.sampler import BatchPlan, TrainPlan, ValidationPlan
@@ -17,8 +19,8 @@ SCALE = np.array([0.5, 0.25, 0.125])
 
 
 def make_loader(reader: Reader, plan: BatchPlan, **changes: Any) -> Loader:
-    options: dict[str, Any] = {"crop": CROP, "train": True, "seed": 9, "dtype": np.dtype(np.float32)}
-    return Loader(reader, plan, **{**options, "mean": MEAN, "scale": SCALE, **changes})
+    options: dict[str, Any] = {"augmentation": RandomCrops(9, CROP), "dtype": np.dtype(np.float32)}
+    return Loader(reader, plan, **{"backend": ReferenceBackend(), **options, "mean": MEAN, "scale": SCALE, **changes})
 
 
 def loader_threads() -> list[threading.Thread]:
@@ -50,19 +52,20 @@ def test_validation_counts_every_sample_once_on_any_number_of_ranks(folder: Path
     plan = ValidationPlan(reader.num_samples, 4)
     seen = []
     for rank in range(size):
-        batches = list(make_loader(reader, plan, train=False, rank=rank, size=size).epoch(0))
+        batches = list(make_loader(reader, plan, augmentation=CentreCrop(CROP), rank=rank, size=size).epoch(0))
         assert [batch.images.shape for batch in batches] == [(4 // size, *CROP, 3)] * 3
         for batch in batches:
             valid = np.ones(len(batch.rows), np.bool_) if batch.valid is None else batch.valid
             seen += batch.indices[valid].tolist()
-            assert not batch.images[~valid].any()
+            np.testing.assert_allclose(batch.images[~valid], np.broadcast_to(-MEAN * SCALE, batch.images[~valid].shape))
             np.testing.assert_array_equal(batch.labels[valid], reader.labels[batch.indices[valid]])
     assert sorted(seen) == list(range(11))
 
 
 def test_validation_batches_are_normalised_centre_crops(folder: Path, pixels: np.ndarray) -> None:
     reader = ShardReader(folder, "val")
-    batch = next(make_loader(reader, ValidationPlan(11, 4), train=False, dtype=np.dtype(np.float64)).epoch(0))
+    options = {"augmentation": CentreCrop(CROP), "dtype": np.dtype(np.float64)}
+    batch = next(make_loader(reader, ValidationPlan(11, 4), **options).epoch(0))
     expected = ((255 - pixels[:4])[:, 1:6, 1:5] - MEAN) * SCALE
     np.testing.assert_array_equal(batch.images, expected)
 
@@ -109,14 +112,14 @@ def test_stopping_early_leaves_no_thread(prefetch: int) -> None:
 
 
 class FailingReader(SyntheticReader):
-    def read(self, indices: np.ndarray, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def read_windows(self, indices: np.ndarray, windows: np.ndarray, out: np.ndarray) -> np.ndarray:
         if 5 in indices:
             raise OSError("disk on fire")
-        return super().read(indices, out)
+        return super().read_windows(indices, windows, out)
 
 
 def test_errors_of_the_thread_are_raised_in_the_consumer() -> None:
-    loader = make_loader(FailingReader(20, (7, 6, 3), 4, seed=0), ValidationPlan(20, 2), train=False)
+    loader = make_loader(FailingReader(20, (7, 6, 3), 4, seed=0), ValidationPlan(20, 2))
     taken = []
     with pytest.raises(OSError, match="disk on fire"):
         taken.extend(batch.indices.tolist() for batch in loader.epoch(0))
@@ -138,7 +141,7 @@ def test_time_spent_waiting_adds_up_over_epochs(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop": (8, 4)}, "crop of 8x4 does not fit into images of 7x6"),
+        ({"augmentation": CentreCrop((8, 4))}, "crop of 8x4 does not fit into images of 7x6"),
         ({"mean": np.zeros(1)}, r"mean has shape \(1,\), but images have 3 channels"),
         ({"scale": np.zeros(())}, r"scale has shape \(\), but images have 3 channels"),
         ({"prefetch": 0}, "prefetch is 0"),
