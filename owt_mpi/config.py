@@ -140,6 +140,15 @@ class RunOptions:
     """Start from these options, then apply the others given: a shipped preset or a FILE.toml."""
     run_dir: str = ""
     """Folder for configuration, metrics and weights; default: runs/PRESET-DATE-TIME."""
+    resume: str = "none"
+    """Go on from a checkpoint: auto (the newest whole one in the run's folder; where there is none, begin), or the path
+    of a checkpoint or of a run's folder. Ranks, scheme, groups and precision may differ from what they were."""
+    checkpoint_every: str = "epoch"
+    """When to write one, besides at the end: a number of steps (500), minutes (30m), epoch, or none: never."""
+    keep_checkpoints: int = 3
+    """How many of the newest stay; that of the best validation stays in any case."""
+    max_minutes: float = 0.0
+    """Stop after that many minutes, with a checkpoint and exit code 85, as after SIGTERM and SIGUSR1; 0: no limit."""
     log_every: int = 20
     """Steps between lines of progress and entries in metrics.jsonl."""
     progress: Literal["auto", "bar", "lines"] = "auto"
@@ -180,6 +189,7 @@ class Config:
             "lr-base-batch": (self.optimizer.lr_base_batch, 1),
             "virtual-ranks": (self.parallel.virtual_ranks, 0),
             "threads": (self.parallel.threads, 0),
+            "keep-checkpoints": (self.run.keep_checkpoints, 1),
             "log-every": (self.run.log_every, 1),
             "trace-steps": (self.run.trace_steps, 1),
         }
@@ -196,6 +206,7 @@ class Config:
             "weight-decay": optimizer.weight_decay,
             "lr-factor": optimizer.lr_factor,
             "bias-lr-multiplier": optimizer.bias_lr_multiplier,
+            "max-minutes": self.run.max_minutes,
             "stall-seconds": self.parallel.stall_seconds,
             "stall-abort-seconds": self.parallel.stall_abort_seconds,
         }

@@ -52,6 +52,18 @@ class LossScale:
             self.value = min(self.value * 2, LARGEST)
         self._overflowed = False
 
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of it, between steps: nothing where it never changes."""
+        if not self.dynamic:
+            return {}
+        return {"value": self.value, "good_steps": self._good_steps, "skipped_updates": self.skipped_updates}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`, where there is one and the scale is dynamic."""
+        if self.dynamic and state:
+            self.value, self._good_steps = float(state["value"]), int(state["good_steps"])
+            self.skipped_updates = int(state["skipped_updates"])
+
     def facts(self) -> dict[str, Any]:
         """Return what metrics.jsonl says of it: nothing where it never changes."""
         return {"loss_scale": self.value, "skipped_updates": self.skipped_updates} if self.dynamic else {}

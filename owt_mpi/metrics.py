@@ -35,6 +35,7 @@ class Reporter:
         self._console = Console(highlight=False, soft_wrap=True, quiet=not active, force_terminal=with_bar)
         self._file = metrics_file.open("a", encoding="utf-8") if active and metrics_file is not None else None
         self._num_steps, self._started = num_steps, time.perf_counter()
+        self._first_step = 0
         self._progress: Progress | None = None
         if active and with_bar:
             columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
@@ -58,6 +59,12 @@ class Reporter:
         """Print a line."""
         self._console.print(text, markup=False)
 
+    def begin_at(self, step: int) -> None:
+        """Count time and steps from here: the run goes on after `step` steps of an earlier one."""
+        self._started, self._first_step = time.perf_counter(), step
+        if step:
+            self.record("resume", step=step)
+
     def advance(self, steps_done: int) -> None:
         """Move the progress bar."""
         if self._progress is not None:
@@ -66,7 +73,8 @@ class Reporter:
     def time_left(self, steps_done: int) -> str:
         """Return how long the remaining steps take at the mean speed so far."""
         elapsed = time.perf_counter() - self._started
-        return duration(elapsed / max(steps_done, 1) * (self._num_steps - steps_done))
+        steps_here = max(steps_done - self._first_step, 1)
+        return duration(elapsed / steps_here * (self._num_steps - steps_done))
 
     def record(self, kind: str, **values: Any) -> None:
         """Append one line of JSON to metrics.jsonl: {"kind": ..., "seconds": since the start, ...}."""

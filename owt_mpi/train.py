@@ -11,6 +11,7 @@ from owt_mpi.comm.threads import run_ranks
 from owt_mpi.command_line import parse_options, usage_errors
 from owt_mpi.config import Config
 from owt_mpi.preset_files import load_preset, preset_names, with_one_batch
+from owt_mpi.stopping import heeding_signals
 from owt_mpi.training_run import run_training
 
 DESCRIPTION = """Train a convolutional network on many ranks: data parallelism in its convolutional trunk, model
@@ -27,17 +28,22 @@ Presets: {presets}."""
 def main() -> int:
     """Parse the command line, train, and return the exit code."""
     config = parse(sys.argv[1:])
+    with heeding_signals(config.run.max_minutes):
+        _train(config)
+    return 0
+
+
+def _train(config: Config) -> None:
     if config.parallel.virtual_ranks:
         num_ranks = config.parallel.virtual_ranks
         run_ranks(num_ranks, lambda comm: run_training(config, comm, ranks_sharing_cores=num_ranks))
-        return 0
+        return
     from owt_mpi.comm.mpi import world  # MPI starts here, not where --help or virtual ranks are all that is asked
 
     comm: Communicator = world()
     if comm.size == 1:
         comm = SerialCommunicator()
     run_training(config, comm, ranks_sharing_cores(comm))
-    return 0
 
 
 def parse(arguments: list[str]) -> Config:

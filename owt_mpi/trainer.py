@@ -71,6 +71,13 @@ class HeadPass(NamedTuple):
     labels: np.ndarray
 
 
+class Wishes(NamedTuple):
+    """What some rank wishes to happen after a step: all ranks hear of it with the step's score."""
+
+    stop: bool = False
+    checkpoint: bool = False
+
+
 class NonFiniteLoss(ArithmeticError):
     """The loss, or at the smallest loss scale a gradient, is no number.
 
@@ -119,6 +126,7 @@ class Trainer:
         self.trunk_lr = lr_for_batch(options.lr, options.lr_base_batch, global_batch, options.trunk_lr_rule)
         self.optimizer = options
         self.num_passes = layout.scheme.num_passes(layout.boundary.size)
+        self.wishes = self._own_wishes = Wishes()
         self.set_head_update(HeadUpdate())
 
     def set_head_update(self, update: HeadUpdate) -> None:
@@ -159,7 +167,7 @@ class Trainer:
         enter("score", step)
         skip = self._find_overflow(overflows, self.trunk_sync, self.head_sync)
         tally, num_skipped = self._tally(passes, overflows)
-        score = self.total_score(tally)
+        score = self._total_score_and_wishes(tally)
         enter("update", step)
         if not isfinite(score.loss_sum):
             self.trunk_sync.wait()
@@ -182,13 +190,23 @@ class Trainer:
     def total_score(self, tally: np.ndarray) -> Score:
         """Return the score of all ranks' tallies together. All ranks call."""
         with about("score"):
-            total = self.layout.world.start_all_reduce(tally).wait()
-        return Score(float(total[0]), int(total[1]), int(total[2]), int(total[3]))
+            return _score_of(self.layout.world.start_all_reduce(tally).wait())
+
+    def wish(self, wishes: Wishes) -> None:
+        """Let all ranks know, in the next step, what this rank wishes: `wishes` is then what any rank does."""
+        self._own_wishes = wishes
 
     def collect_masters(self) -> None:
         """Let this rank have its parameters before rounding, until the next step. All ranks call, between steps."""
         self.trunk_sync.collect_masters()
         self.head_sync.collect_masters()
+
+    def _total_score_and_wishes(self, tally: np.ndarray) -> Score:
+        """Return the score of all ranks' tallies together, and set `wishes`. All ranks call."""
+        with about("score"):
+            total = self.layout.world.start_all_reduce(np.concatenate([tally, self._own_wishes])).wait()
+        self.wishes = Wishes(*(bool(number) for number in total[len(tally) :]))
+        return _score_of(total)
 
     def _find_overflow(self, overflows: list[Array], *syncs: GradSync[Any]) -> Array | None:
         """Return how many ranks' gradients have overflowed, and append it to `overflows`. All ranks call.
@@ -284,3 +302,7 @@ class Trainer:
 
     def _finite(self, array: Array) -> bool:
         return not self.backend.to_host(self.backend.find_overflow([array]))[0]
+
+
+def _score_of(total: np.ndarray) -> Score:
+    return Score(float(total[0]), int(total[1]), int(total[2]), int(total[3]))

@@ -39,7 +39,7 @@ def train(folder, plan, first, last, trunk_sync="all-reduce", precision="fp32", 
                 trainer = Trainer(config, tiny_model(), layout, backend, GLOBAL_BATCH, checkpoint.weights)
                 restore_momentum(trainer, checkpoint)
         for step in range(first, last):
-            trainer.train_step(part_of(global_batch(step, "float32"), comm.rank, comm.size), step)
+            trainer.train_step(part_of(global_batch(step, computed), comm.rank, comm.size), step)
         saver = CheckpointSaver(folder, comm, keep=9, config={}, program="test")
         saver.save(Snapshot(last, snapshot_parts(trainer), {}))
         saver.finish()

@@ -1,0 +1,164 @@
+"""When a run's checkpoints are taken, what they say of where it stands, and how it goes on from there."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from owt_mpi.checkpoint.folder import resolve
+from owt_mpi.checkpoint.format import CheckpointError, CheckpointManifest
+from owt_mpi.checkpoint.reader import first_damage, newest_whole
+from owt_mpi.checkpoint.saver import CheckpointSaver, Snapshot
+from owt_mpi.comm.base import Communicator
+from owt_mpi.resume import snapshot_parts
+from owt_mpi.trainer import Score, Trainer
+
+NO_VALIDATION = -1.0
+
+
+@dataclass(frozen=True)
+class Position:
+    """What a run has done: `epoch` whole epochs, `step_of_epoch` steps of the next, `step` steps in all."""
+
+    epoch: int = 0
+    step_of_epoch: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class DataState:
+    """What the order of the samples depends on."""
+
+    global_batch: int
+    num_samples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often checkpoints are taken: after so many steps or minutes, after each epoch, or never at all."""
+
+    steps: int = 0
+    minutes: float = 0.0
+    epochs: bool = False
+    never: bool = False
+
+
+def parse_every(text: str) -> Every:
+    """Return the meaning of `--checkpoint-every`. ValueError, with the forms, if it has none."""
+    match = re.fullmatch(r"(?P<steps>[1-9]\d*)|(?P<minutes>\d+(\.\d+)?)m|(?P<word>epoch|none)", text)
+    if match is None or (match["minutes"] and float(match["minutes"]) == 0):
+        raise ValueError(
+            f"--checkpoint-every {text!r} is not understood; give a number of steps (500), minutes (30m), epoch or none"
+        )
+    if match["word"]:
+        return Every(epochs=match["word"] == "epoch", never=match["word"] == "none")
+    return Every(steps=int(match["steps"] or 0), minutes=float(match["minutes"] or 0))
+
+
+class RunCheckpoints:
+    """The checkpoints of one run. All ranks call its methods alike, but for `is_time`."""
+
+    def __init__(
+        self, saver: CheckpointSaver, every: Every, data: DataState, best_top1: float = NO_VALIDATION,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._saver, self._every, self._data, self._best_top1 = saver, every, data, best_top1
+        self._clock, self._last = clock, clock()
+
+    def is_time(self) -> bool:
+        """Return whether, by the clock of this rank, the minutes are over."""
+        return bool(self._every.minutes) and self._clock() - self._last >= 60 * self._every.minutes
+
+    def after_step(self, trainer: Trainer, position: Position, score: Score | None) -> None:
+        """Take a checkpoint if one is due between the steps of an epoch."""
+        if self._is_due(trainer, position):
+            self.save(trainer, position, score)
+
+    def after_epoch(self, trainer: Trainer, position: Position, score: Score | None, is_last: bool) -> None:
+        """Take a checkpoint if one is due after the validation of an epoch, and in any case at the end of the run."""
+        is_best = score is not None and score.top1 > self._best_top1
+        if score is not None and is_best:
+            self._best_top1 = score.top1
+        if self._every.epochs or is_last or self._is_due(trainer, position):
+            self.save(trainer, position, score, is_best)
+
+    def save(self, trainer: Trainer, position: Position, score: Score | None, is_best: bool = False) -> None:
+        """Start to write a checkpoint, unless none are wanted."""
+        if self._every.never:
+            return
+        state = {
+            **asdict(position),
+            **asdict(self._data),
+            "loss_scale": trainer.loss_scale.state(),
+            "validation": None if score is None else {"loss": score.loss, "top1": score.top1, "top5": score.top5},
+            "best_top1": self._best_top1,
+            "ranks": trainer.layout.describe(),
+        }
+        self._saver.save(Snapshot(position.step, snapshot_parts(trainer), state, is_best))
+        self._last = self._clock()
+
+    def finish(self) -> None:
+        """Return when the checkpoint under way is written."""
+        self._saver.finish()
+
+    def messages(self) -> list[str]:
+        """Return what went wrong, for people."""
+        return self._saver.messages()
+
+    def _is_due(self, trainer: Trainer, position: Position) -> bool:
+        steps = self._every.steps
+        return trainer.wishes.checkpoint or bool(steps and position.step % steps == 0)
+
+
+def find_start(resume: str, folder: Path, world: Communicator) -> tuple[Path | None, list[str]]:
+    """Return the checkpoint to go on from, None to begin anew, and what is to be said. All ranks call.
+
+    `resume` is none, auto (the newest whole one in `folder`, if any) or a path. CheckpointError if that one is damaged.
+    """
+    if resume == "none":
+        return None, []
+    if resume == "auto":
+        path, damaged = newest_whole(folder, world)
+        said = [f"passed over: {each}" for each in damaged]
+        return path, [*said, f"going on from {path}" if path else "no checkpoint to go on from: the run begins"]
+    try:
+        found: Path | CheckpointError = resolve(Path(resume)) if world.rank == 0 else Path()
+    except CheckpointError as error:
+        found = error
+    found = world.all_gather_object(found)[0]
+    if isinstance(found, CheckpointError):
+        raise found
+    wrong = first_damage(found, world)
+    if wrong is not None:
+        raise CheckpointError(wrong)
+    return found, [f"going on from {found}"]
+
+
+def position_of(manifest: CheckpointManifest, data: DataState) -> Position:
+    """Return where the run of a checkpoint stands. ValueError if this one's batch or data are others."""
+    state = manifest.state
+    ways = {
+        "global_batch": "give --global-batch {was}",
+        "num_samples": "give the --data it was trained on",
+        "seed": "give --seed {was}",
+    }
+    try:
+        for name, way in ways.items():
+            was, now = int(state[name]), getattr(data, name)
+            if was != now:
+                raise ValueError(
+                    f"the checkpoint of step {manifest.step} is of a run with {name.replace('_', ' ')} {was}, this run "
+                    f"has {now}, and would see the images in another order; {way.format(was=was)}"
+                )
+        return Position(int(state["epoch"]), int(state["step_of_epoch"]), int(state["step"]))
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the checkpoint of step {manifest.step} does not say where its run stands ({error})"
+        ) from error
+
+
+def best_top1_of(manifest: CheckpointManifest) -> float:
+    """Return the best top-1 accuracy of the run's validations until then."""
+    return float(manifest.state.get("best_top1", NO_VALIDATION))

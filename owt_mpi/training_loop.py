@@ -1,0 +1,157 @@
+"""The steps of a run, epoch by epoch: what is measured, validated and kept on the way."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from owt_mpi.accounts import Accounts
+from owt_mpi.comm.guard import CollectiveExit
+from owt_mpi.comm.ledger import flow_rows
+from owt_mpi.config import Config
+from owt_mpi.data.loader import Loader
+from owt_mpi.metrics import Reporter
+from owt_mpi.optim import schedule_factor
+from owt_mpi.parallel.head_update import HeadSchedule, head_update_of
+from owt_mpi.run_checkpoints import Position, RunCheckpoints
+from owt_mpi.stopping import STOPPED, wish_to_stop
+from owt_mpi.trace import Tracer
+from owt_mpi.trainer import NonFiniteLoss, Score, Trainer, Wishes
+from owt_mpi.training_data import Data
+
+
+@dataclass
+class TrainingLoop:
+    """Trains from `position` on. All ranks run it alike."""
+
+    config: Config
+    trainer: Trainer
+    data: Data
+    head_updates: HeadSchedule
+    reporter: Reporter
+    accounts: Accounts
+    checkpoints: RunCheckpoints
+    position: Position
+    tracer: Tracer | None = None
+
+    def run(self) -> Score | None:
+        """Run the epochs, each followed by validation; return the last validation's score, None without any.
+
+        CollectiveExit where the loss is no number, and, after a checkpoint, where somebody wishes to stop.
+        """
+        self._score: Score | None = None
+        self._window, self._window_start = Score(), self.position.step
+        self._first_step = self.position.step
+        self._num_steps = num_steps(self.config, self.data)
+        self.accounts.open_window()
+        while self.position.epoch < self.config.batch.epochs and self.position.step < self._num_steps:
+            self._epoch()
+        self._finish_checkpoints()
+        return self._score
+
+    def _epoch(self) -> None:
+        """Run the rest of the epoch, validate, and go on to the next."""
+        epoch, first = self.position.epoch, self.position.step_of_epoch
+        self.trainer.set_head_update(head_update_of(self.head_updates, epoch + 1))
+        for batch in self.data.train.epoch(epoch, first):
+            step = self.position.step
+            options = self.config.optimizer
+            factor = schedule_factor(step / self._num_steps, options.lr_milestones, options.lr_factor)
+            self.trainer.wish(Wishes(wish_to_stop() is not None, self.checkpoints.is_time()))
+            try:
+                self._window += self.trainer.train_step(batch, step, factor)
+            except NonFiniteLoss as error:
+                self.checkpoints.finish()
+                raise CollectiveExit(1, f"error: {error}") from None
+            self.position = Position(epoch, self.position.step_of_epoch + 1, step + 1)
+            self._after_step(self.trainer.trunk_lr * factor)
+            if step + 1 == self._num_steps:
+                break
+        self._validate()
+        self.position = Position(epoch + 1, 0, self.position.step)
+        is_last = self.position.step == self._num_steps
+        with self.accounts.paused():
+            self.checkpoints.after_epoch(self.trainer, self.position, self._score, is_last)
+
+    def _after_step(self, lr: float) -> None:
+        step = self.position.step
+        self.reporter.advance(step)
+        if self.tracer is not None:
+            with self.accounts.paused():
+                said = self.tracer.step_done(step - self._first_step)
+            if said is not None:
+                self.reporter.say(said)
+        if step % self.config.run.log_every == 0 or step == self._num_steps:
+            self._close_window(lr)
+        for message in self.checkpoints.messages():
+            self.reporter.say(message)
+        is_epoch_over = self.position.step_of_epoch == self.data.train.plan.steps_per_epoch
+        if self.trainer.wishes.stop:
+            self._stop()
+        elif not is_epoch_over and step < self._num_steps:  # else after the validation
+            with self.accounts.paused():
+                self.checkpoints.after_step(self.trainer, self.position, self._score)
+
+    def _stop(self) -> None:
+        """Keep all there is, and end all ranks."""
+        self.checkpoints.save(self.trainer, self.position, self._score)
+        self._finish_checkpoints()
+        whose = [why for why in self.trainer.layout.world.all_gather_object(wish_to_stop()) if why is not None]
+        raise CollectiveExit(
+            STOPPED, f"stopped after step {self.position.step} by {whose[0]}; go on by --run-dir and --resume auto"
+        )
+
+    def _finish_checkpoints(self) -> None:
+        self.checkpoints.finish()
+        for message in self.checkpoints.messages():
+            self.reporter.say(message)
+
+    def _close_window(self, lr: float) -> None:
+        """Say and record what the steps since the last time were."""
+        position, reporter, trainer = self.position, self.reporter, self.trainer
+        step, num_epochs, total = position.step, self.config.batch.epochs, self._window
+        num_steps = step - self._window_start
+        ranks, flows = self.accounts.close_window(num_steps, trainer.layout.world)
+        times = ranks[trainer.layout.world.rank]
+        speed = total.num_examples / times.steps
+        data_wait, exchange_wait = times.data_wait / times.steps, times.exchange_wait / times.steps
+        reporter.record(
+            "train", epoch=position.epoch + 1, step=step, lr=lr, loss=total.loss, top1=total.top1,
+            images_per_second=speed, data_wait=data_wait, exchange_wait=exchange_wait, **trainer.loss_scale.facts(),
+        )  # fmt: skip
+        reporter.record("wire", step=step, steps=num_steps, flows=flow_rows(flows))
+        reporter.record("ranks", step=step, steps=num_steps, ranks=[asdict(each) for each in ranks])
+        reporter.say(
+            f"epoch {position.epoch + 1}/{num_epochs} step {step}/{self._num_steps}: loss {total.loss:.4f}, "
+            f"top-1 {total.top1:.1%}, {speed:.0f} images/s, "
+            f"data wait {data_wait:.0%}, exchange wait {exchange_wait:.0%}, {reporter.time_left(step)} left"
+        )
+        self._window, self._window_start = Score(), step
+
+    def _validate(self) -> None:
+        if self.data.validation is None:
+            return
+        with self.accounts.paused():
+            score = self._score = validate(self.trainer, self.data.validation)
+        epoch = self.position.epoch + 1
+        self.reporter.record(
+            "validation", epoch=epoch, step=self.position.step, loss=score.loss, top1=score.top1, top5=score.top5,
+            images=score.num_examples,
+        )  # fmt: skip
+        self.reporter.say(
+            f"epoch {epoch}/{self.config.batch.epochs} validation: loss {score.loss:.4f}, top-1 {score.top1:.2%}, "
+            f"top-5 {score.top5:.2%} of {score.num_examples} images"
+        )
+
+
+def num_steps(config: Config, data: Data) -> int:
+    """Return the number of steps of the whole run."""
+    steps = config.batch.epochs * data.train.plan.steps_per_epoch
+    return min(steps, config.batch.max_steps) if config.batch.max_steps else steps
+
+
+def validate(trainer: Trainer, loader: Loader) -> Score:
+    """Return the score over all of the loader's images. All ranks call."""
+    tally = np.zeros(4)
+    for batch in loader.epoch(0):
+        tally += trainer.validate(batch)
+    return trainer.total_score(tally)
