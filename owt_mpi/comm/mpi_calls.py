@@ -52,3 +52,11 @@ class MpiCalls:
 
     def all_to_all(self, x: Array, out: Array) -> None:
         self._comm.Alltoall(x, out)
+
+    def send_object(self, value: object, to: int) -> Any:
+        """Start to send a picklable value by MPI_Isend and return the request."""
+        return self._comm.isend(value, to)
+
+    def receive_object(self) -> Any:
+        """Return a value that has come from any rank, None if there is none: MPI_Iprobe, then MPI_Recv."""
+        return self._comm.recv() if self._comm.iprobe() else None

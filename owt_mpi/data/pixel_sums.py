@@ -1,6 +1,6 @@
 """Sums over pixels in integers: exact, so that no order of adding changes them, and each shard can keep its own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,26 +39,38 @@ class PixelSums:
             assert other.image is not None
             self.image += other.image
 
-    def add_images(self, images: Sequence[np.ndarray]) -> None:
-        """Add the pixels of images (h, w, c) uint8."""
+    def add_images(self, images: Iterable[np.ndarray]) -> None:
+        """Add the pixels of images (h, w, c) uint8, each while it is in the processor's cache."""
+        part, in_part = None if self.image is None else np.zeros(self.image.shape, np.uint16), 0
         for image in images:
-            channels = image.shape[-1]
-            block = _ROWS * _PIXELS_IN_ROW * channels
-            values = np.zeros(-(-image.size // block) * block, np.float32)  # zeros at the end add nothing
-            values[: image.size] = image.reshape(-1)
-            rows = values.reshape(-1, _ROWS, _PIXELS_IN_ROW * channels)
-            pairs = np.matmul(rows.transpose(0, 2, 1), rows).sum(axis=0, dtype=np.float64)  # below 2**53: exact
-            pairs = pairs.reshape(_PIXELS_IN_ROW, channels, _PIXELS_IN_ROW, channels)
-            sums = np.matmul(np.ones((1, _ROWS), np.float32), rows).sum(axis=(0, 1), dtype=np.float64)
-            self.count += image.size // channels
-            self.products += np.einsum("aiaj->ij", pairs).astype(np.int64)
-            self.total += sums.reshape(_PIXELS_IN_ROW, channels).sum(axis=0).astype(np.int64)
-        if self.image is not None:
-            for start in range(0, len(images), _IMAGES):
-                part = np.zeros(self.image.shape, np.uint16)
-                for image in images[start : start + _IMAGES]:
-                    part += image
-                self.image += part
+            self._add_products(image)
+            if part is not None:
+                part += image
+                in_part += 1
+            if in_part == _IMAGES:
+                self._add_part(part)
+                in_part = 0
+        self._add_part(part)
+
+    def _add_part(self, part: np.ndarray | None) -> None:
+        """Add a sum of images, and make it zero."""
+        if part is not None:
+            self.image += part
+            part[...] = 0
+
+    def _add_products(self, image: np.ndarray) -> None:
+        channels = image.shape[-1]
+        block = _ROWS * _PIXELS_IN_ROW * channels
+        values = np.empty(-(-image.size // block) * block, np.float32)
+        values[: image.size] = image.reshape(-1)
+        values[image.size :] = 0  # adds nothing
+        rows = values.reshape(-1, _ROWS, _PIXELS_IN_ROW * channels)
+        pairs = np.matmul(rows.transpose(0, 2, 1), rows).sum(axis=0, dtype=np.float64)  # below 2**53: exact
+        pairs = pairs.reshape(_PIXELS_IN_ROW, channels, _PIXELS_IN_ROW, channels)
+        sums = np.matmul(np.ones((1, _ROWS), np.float32), rows).sum(axis=(0, 1), dtype=np.float64)
+        self.count += image.size // channels
+        self.products += np.einsum("aiaj->ij", pairs).astype(np.int64)
+        self.total += sums.reshape(_PIXELS_IN_ROW, channels).sum(axis=0).astype(np.int64)
 
     def statistics(self) -> Statistics:
         """Return mean, standard deviation and principal components."""

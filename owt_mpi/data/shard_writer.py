@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -72,14 +72,16 @@ class PixelFile:
     offset: int
     image_bytes: int
 
-    def write(self, rows: Sequence[int], images: Sequence[np.ndarray]) -> None:
-        """Store images (h, w, c) uint8."""
-        with self.path.open("r+b", buffering=0) as file:
-            for row, image in zip(rows, images, strict=True):
-                assert image.nbytes == self.image_bytes
-                assert image.dtype == IMAGE_DTYPE
-                file.seek(self.offset + row * self.image_bytes)
-                _write_all(file, np.ascontiguousarray(image).data.cast("B"))
+    def open(self) -> BinaryIO:
+        """Open the file for `write`."""
+        return self.path.open("r+b", buffering=0)
+
+    def write(self, file: BinaryIO, row: int, image: np.ndarray) -> None:
+        """Store an image (h, w, c) uint8 in the opened file."""
+        assert image.nbytes == self.image_bytes
+        assert image.dtype == IMAGE_DTYPE
+        file.seek(self.offset + row * self.image_bytes)
+        _write_all(file, np.ascontiguousarray(image).data.cast("B"))
 
 
 class ShardWriter:
@@ -96,6 +98,7 @@ class ShardWriter:
         self._pieces: list[tuple[int, int]] = [(0, 0)] * plan.num_rows  # of each row in the file: offset, bytes
         self._end = 0
         self._path = self._temporary("")
+        self.pixels: PixelFile | None = None  # of a raw shard
         try:
             if plan.storage == "raw":
                 offset = self._lay_out(self._path, plan.num_rows, 0)
@@ -106,7 +109,7 @@ class ShardWriter:
             else:
                 self._path.touch(exist_ok=False)
         except BaseException:
-            self._remove()
+            self.abandon()
             raise
 
     def write(self, row: int, record: SampleRecord, image: np.ndarray | bytes) -> None:
@@ -118,7 +121,9 @@ class ShardWriter:
             self._pieces[row] = (self._end, len(image))
             self._end += len(image)
         else:
-            self.pixels.write([row], [image])
+            assert self.pixels is not None
+            with self.pixels.open() as file:
+                self.pixels.write(file, row, image)
         self.record(row, record)
 
     def record(self, row: int, record: SampleRecord) -> None:
@@ -126,7 +131,7 @@ class ShardWriter:
         assert self._records[row] is None, f"row {row} is written twice"
         assert 0 <= record.label < len(self._plan.class_names)
         self._records[row] = record
-        if self._plan.storage == "raw":
+        if self.pixels is not None:
             self._pieces[row] = (self.pixels.offset + row * self.pixels.image_bytes, self.pixels.image_bytes)
 
     def commit(self, sums: PixelSums, odd_files: Sequence[OddFile] = ()) -> ShardEntry:
@@ -149,8 +154,13 @@ class ShardWriter:
         entry = ShardEntry(self._plan.file, len(records), sha256_of(path), tuple(histogram))
         path.rename(self._folder / self._plan.file)
         sync_folder(self._folder)
-        self._remove()
+        self.abandon()
         return entry
+
+    def abandon(self) -> None:
+        """Remove the temporary files."""
+        for purpose in ("", "packed"):
+            self._temporary(purpose).unlink(missing_ok=True)
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -158,7 +168,7 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._remove()
+        self.abandon()
 
     def _temporary(self, purpose: str) -> Path:
         return self._folder / f"{self._plan.file}.{self._token}{purpose}.tmp"
@@ -212,10 +222,6 @@ class ShardWriter:
             if sums.image is not None:
                 file["image_sum"] = sums.image.astype(COUNT_DTYPE)
             write_odd_files(file, odd_files)
-
-    def _remove(self) -> None:
-        for purpose in ("", "packed"):
-            self._temporary(purpose).unlink(missing_ok=True)
 
 
 def write_mean_image(folder: Path, mean: np.ndarray) -> str:

@@ -1,4 +1,5 @@
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,11 @@ import numpy as np
 import pytest
 
 from data_prep import build_shards
-from data_prep.build_shards import Options, build, main
-from data_prep.images import decode
-from data_prep.layouts import Sample
+from data_prep.build_shards import build, main
+from data_prep.images import Recipe, prepare
+from data_prep.options import Options
 from owt_mpi import rng
+from owt_mpi.comm.guard import CollectiveExit
 from owt_mpi.data.manifest import DataError, Manifest
 from owt_mpi.data.shard_format import ShardReader, sha256_of
 
@@ -35,25 +37,31 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
+    """Return the exit status of the command; its error goes to stderr, as run_command prints it."""
+    try:
+        return main([str(argument) for argument in arguments])
+    except CollectiveExit as end:
+        print(end, file=sys.stderr)
+        return int(str(end.code))
 
 
 def test_images_labels_and_order_are_those_of_the_definition(source: Path, files: Files, tmp_path: Path) -> None:
     manifest = build(Options(source, tmp_path / "out", size=8, shards=2, seed=4, workers=1))
     assert manifest.class_names == ("apple", "pear", "quince")
     images, labels = ShardReader(tmp_path / "out", "train").read(np.arange(12))
-    samples = sorted(Sample(class_name, name) for class_name in files for name in files[class_name])
+    samples = sorted((class_name, name) for class_name in files for name in files[class_name])
     positions = rng.permutation(rng.stream_key(4, "shuffle", "train"), 12)
-    for sample, position in zip(samples, positions, strict=True):
-        np.testing.assert_array_equal(images[position], decode(files[sample.class_name][sample.name], 8, 3))
-        assert manifest.class_names[labels[position]] == sample.class_name
+    for (class_name, name), position in zip(samples, positions, strict=True):
+        expected = prepare(files[class_name][name], name, Recipe("raw", 3, 8, square=True, quality=90)).pixels
+        np.testing.assert_array_equal(images[position], expected)
+        assert manifest.class_names[labels[position]] == class_name
     np.testing.assert_allclose(manifest.statistics.mean, images.mean(axis=(0, 1, 2)))
 
 
 def test_number_of_workers_and_layout_do_not_change_a_byte(
     files: Files, writers: Writers, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data_prep.convert.CHUNK", 2)  # so that both workers get several
+    monkeypatch.setattr("data_prep.builder.CHUNK", 2)  # so that both workers get several
     options: dict[str, Any] = {"size": 8, "shards": 2, "val_fraction": 0.3}
     build(Options(source, tmp_path / "one", workers=1, **options))
     build(Options(source, tmp_path / "two", workers=2, **options))
@@ -114,7 +122,7 @@ def test_building_again_says_so_and_changes_nothing(
 ) -> None:
     assert run(source, tmp_path / "out", "--size", 8, "--workers", 1) == 0
     before = contents(tmp_path / "out")
-    monkeypatch.setattr(build_shards, "choose_parts", None)  # not even looked at
+    monkeypatch.setattr(build_shards, "open_source", None)  # not even looked at
     assert run(source, tmp_path / "out", "--size", 8, "--workers", 2) == 0
     assert "already built" in capsys.readouterr().out
     assert contents(tmp_path / "out") == before
@@ -151,8 +159,9 @@ def test_a_corrupt_image_is_named_and_leaves_nothing(
     assert contents(tmp_path / "out") == {}
 
 
-def test_corrupt_images_are_skipped_on_demand_without_gaps(broken: Path, tmp_path: Path) -> None:
-    manifest = build(Options(broken, tmp_path / "out", size=8, on_error="skip", workers=1))
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_corrupt_images_are_skipped_on_demand_without_gaps(broken: Path, tmp_path: Path, num_workers: int) -> None:
+    manifest = build(Options(broken, tmp_path / "out", size=8, on_error="skip", workers=num_workers))
     split = manifest.splits["train"]
     assert split.count == 10
     assert [odd.name for odd in split.skipped] == ["pear/pear_0.PNG", "pear/pear_2.PNG"]
@@ -160,8 +169,8 @@ def test_corrupt_images_are_skipped_on_demand_without_gaps(broken: Path, tmp_pat
     assert ShardReader(tmp_path / "out", "train").read(np.arange(10))[0].any(axis=(1, 2, 3)).all()
 
 
-def test_failure_while_writing_leaves_no_manifest_and_no_file(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_is_named_and_leaves_no_manifest_and_no_file(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     build(Options(source, out, size=6, workers=1))
@@ -169,9 +178,11 @@ def test_failure_while_writing_leaves_no_manifest_and_no_file(
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("owt_mpi.data.shard_writer.ShardWriter.write", full_disk)
+    monkeypatch.setattr("owt_mpi.data.shard_writer.PixelFile.write", full_disk)
     assert run(source, out, "--size", 8, "--workers", 1, "--overwrite") == 3
     assert contents(out) == {}
+    error = capsys.readouterr().err
+    assert f"{out} is full (No space left on device); make room and give the same command again" in error
 
 
 def test_other_files_in_out_are_left_alone(source: Path, tmp_path: Path) -> None:
@@ -213,7 +224,8 @@ def test_summary_is_written_with_its_warnings(
     assert summary["splits"] == {"train": {"images": 12, "shards": 1, "skipped": 0}}
     assert summary["classes"] == 3
     assert f"{path}: class fig is empty and left out" in summary["warnings"]
-    assert "train: 12 of 12\n" in capsys.readouterr().out
+    assert summary["images_per_second"] > 0
+    assert "images: 12 of 12, " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

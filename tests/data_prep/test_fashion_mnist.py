@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 
 import data_prep
-from data_prep.build_shards import Options, build
+from data_prep.build_shards import build
+from data_prep.options import Options
 from owt_mpi.data.shard_format import ShardReader
 
 FOLDER = Path(data_prep.__file__).parent / "fashion_mnist"

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 import data_prep
-from data_prep.build_shards import Options, build
+from data_prep.build_shards import build
+from data_prep.options import Options
 
 Files = dict[str, dict[str, bytes]]
 README = Path(data_prep.__file__).parent / "README.md"

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from data_prep.images import ImageError, decode
+from data_prep.images import ImageError, Recipe, prepare
 from data_prep.sources import open_source
 from owt_mpi.data.manifest import DataError
 from tests.data_prep.conftest import tar_of
@@ -49,11 +49,12 @@ def test_images_and_labels_are_those_that_were_made(form: Literal["tars", "folde
 
 
 def test_the_made_files_have_the_fates_that_are_said(original: Made) -> None:
+    recipe = Recipe("raw", 3, 16, square=True, quality=90)
     for file in original.with_fate("kept", "train").values():
-        assert decode(file.content, 16, 3).shape == (16, 16, 3)
+        assert prepare(file.content, file.name, recipe).pixels.shape == (16, 16, 3)
     for file in original.with_fate("unusable", "train").values():
         with pytest.raises(ImageError):
-            decode(file.content, 16, 3)
+            prepare(file.content, file.name, recipe)
 
 
 def test_labels_do_not_depend_on_the_order_of_the_tar_nor_on_missing_images(original: Made, tmp_path: Path) -> None:
