@@ -207,6 +207,7 @@ class Config:
             "lr-factor": optimizer.lr_factor,
             "bias-lr-multiplier": optimizer.bias_lr_multiplier,
             "max-minutes": self.run.max_minutes,
+            "cache": self.data.cache,
             "stall-seconds": self.parallel.stall_seconds,
             "stall-abort-seconds": self.parallel.stall_abort_seconds,
         }

@@ -24,6 +24,17 @@ class DataOptions:
     """Images of a block."""
     shuffle_buffer: int = 16384
     """Images that are mixed, by all ranks together; each rank's memory should hold its part of their files."""
+    read_threads: int = 0
+    """Threads of a rank that decode images stored encoded, besides those that compute; 0: as many as compute."""
+    draft: bool = False
+    """Decode JPEGs at 1/2, 1/4 or 1/8 of their size where a window is shrunk by as much anyway: faster where stored
+    images are large, and pixels differ a little."""
+    memory_maps: bool = True
+    """Map raw shards into memory; no: read each image at its place in the file, where maps are slow or not to be
+    had."""
+    cache: float = 0.0
+    """Keep the shards as they are stored in the memory of each node, one copy for all of its ranks: as many of them as
+    these GiB and the node hold; 0: leave it to the system, which keeps files read lately where memory is free."""
     synthetic_images: int = 1024
     """Number of random training images (--data synthetic)."""
     synthetic_classes: int = 1000
@@ -33,6 +44,7 @@ class DataOptions:
         """Return the numbers that have a least value: each with that value, by the name of its option."""
         return {
             "prefetch": (self.prefetch, 1),
+            "read-threads": (self.read_threads, 0),
             "synthetic-images": (self.synthetic_images, 1),
             "synthetic-classes": (self.synthetic_classes, 2),
         }

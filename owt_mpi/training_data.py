@@ -1,5 +1,6 @@
 """The images of a training run: readers and loaders as the options say."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from owt_mpi.comm.base import Communicator
 from owt_mpi.config import Config
 from owt_mpi.data.augment import Augmentation, CentreCrop, RandomCrops
 from owt_mpi.data.block_shuffle import BlockShuffle
+from owt_mpi.data.cache import GIB, cache_shards
+from owt_mpi.data.jpeg_reader import JpegReader
 from owt_mpi.data.loader import Loader
+from owt_mpi.data.manifest import Manifest
 from owt_mpi.data.readers import Reader, SyntheticReader
 from owt_mpi.data.sampler import BatchPlan, TrainPlan, ValidationPlan
 from owt_mpi.data.shard_format import ShardReader
@@ -19,24 +23,46 @@ from owt_mpi.data.shard_format import ShardReader
 
 @dataclass(frozen=True)
 class Data:
-    """The two loaders of a run; no validation where the data has none."""
+    """The two loaders of a run, and what they read; no validation where the data has none."""
 
     train: Loader
     validation: Loader | None
-    reader: Reader
+    readers: tuple[Reader, Reader | None]
 
 
-def open_readers(config: Config) -> tuple[Reader, Reader | None]:
-    """Return the readers of training and validation images, the latter None where the data has none."""
+def open_readers(config: Config, num_threads: int) -> tuple[Reader, Reader | None]:
+    """Return the readers of training and validation images, the latter None where the data has none.
+
+    `num_threads` threads decode where --read-threads does not say otherwise.
+    """
     if config.data.data == "synthetic":
         channels, side = 3, config.model.crop
         shape = (side, side, channels)
         return SyntheticReader(
             config.data.synthetic_images, shape, config.data.synthetic_classes, config.run.seed
         ), None
-    folder = Path(config.data.data)
-    reader = ShardReader(folder, "train")
-    return reader, ShardReader(folder, "val") if "val" in reader.manifest.splits else None
+    folder, options = Path(config.data.data), config.data
+
+    def open_split(split: str) -> Reader:
+        shards = ShardReader(folder, split, options.memory_maps)
+        if shards.storage == "raw":
+            return shards
+        return JpegReader(shards, options.read_threads or num_threads, options.draft)
+
+    return open_split("train"), open_split("val") if "val" in Manifest.read(folder).splits else None
+
+
+def fill_cache(config: Config, readers: Sequence[Reader | None], world: Communicator) -> dict[str, str]:
+    """Make `readers` read from the memory of the node what --cache asks for, and return what to say of it.
+
+    All ranks of `world` call. DataError, on all ranks of a node, where reading the shards fails.
+    """
+    if config.data.cache == 0:
+        return {}
+    shards = [each.shards if isinstance(each, JpegReader) else each for each in readers]
+    from_files = [each for each in shards if isinstance(each, ShardReader)]
+    node = world.split_by_node("ranks with a cache")
+    return {"cache": cache_shards(from_files, int(config.data.cache * GIB), node)}
 
 
 def make_loaders(
@@ -65,5 +91,5 @@ def make_loaders(
         validation=None
         if validation is None
         else loader(validation, ValidationPlan(validation.num_samples, global_batch), CentreCrop(crop)),
-        reader=reader,
+        readers=(reader, validation),
     )

@@ -51,7 +51,7 @@ from owt_mpi.stragglers import rank_lines
 from owt_mpi.summary import print_summary, summarise
 from owt_mpi.trace import Tracer
 from owt_mpi.trainer import Trainer
-from owt_mpi.training_data import Data, make_loaders, open_readers
+from owt_mpi.training_data import Data, fill_cache, make_loaders, open_readers
 from owt_mpi.training_loop import TrainingLoop, num_steps
 
 
@@ -75,7 +75,7 @@ class _Setup:
     def data_state(self) -> DataState:
         """What the order of the samples depends on."""
         global_batch = self.images_per_rank * self.world.size
-        return DataState(global_batch, self.data.reader.num_samples, self.config.run.seed)
+        return DataState(global_batch, self.data.readers[0].num_samples, self.config.run.seed)
 
 
 def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) -> None:
@@ -107,7 +107,7 @@ def _set_up(config: Config, world: Communicator, ranks_sharing_cores: int) -> _S
     watch = Watch(world.rank, config.parallel.stall_seconds, config.parallel.stall_abort_seconds)
     world = _observed(transport.comm, ledger, watch, config.parallel.check_collectives)
     with _agreed(world, DATA_ERROR):
-        reader, validation_reader = open_readers(config)
+        reader, validation_reader = open_readers(config, num_threads)
     with _agreed(world, USAGE_ERROR):
         model = _model(config, reader.num_channels, reader.num_classes, backend.name)
         plan = _plan(config, world.size)
@@ -142,6 +142,8 @@ def _print_dry_run(setup: _Setup) -> None:
 def _train(setup: _Setup) -> None:
     config, world = setup.config, setup.world
     memory = agree_on_memory(config, setup.model, setup.layout, setup.images_per_rank, setup.backend)
+    with _agreed(world, DATA_ERROR):
+        cache = fill_cache(config, setup.data.readers, world)
     with _agreed(world, USAGE_ERROR):
         run_dir = make_run_dir(config, world)
     with _agreed(world, DATA_ERROR):
@@ -151,7 +153,7 @@ def _train(setup: _Setup) -> None:
         setup.watch.running(run_dir / "progress"),
         Reporter(world.rank == 0, run_dir / "metrics.jsonl", steps, config.run.progress) as reporter,
     ):
-        facts = {**setup.facts, "memory": memory}
+        facts = {**setup.facts, "memory": memory, **cache}
         for line in [*(f"{name}: {fact}" for name, fact in facts.items()), *said]:
             reporter.say(line)
         if world.rank == 0:

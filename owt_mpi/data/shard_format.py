@@ -5,6 +5,7 @@ are one contiguous dataset, plain bytes at a known offset, so they are read with
 speed of memory, shared by all ranks of a node through the page cache, safe in threads, and free of HDF5's global lock.
 """
 
+import bisect
 import dataclasses
 import hashlib
 import re
@@ -177,8 +178,9 @@ class ShardReader:
             self._shards[number] = dataclasses.replace(self._shards[number], images=copy, file=None)
 
     def _place(self, index: int) -> tuple[int, int]:
-        check_indices(np.array([index]), self.num_samples)
-        number = int(np.searchsorted(self._ends, index, side="right"))
+        if not 0 <= index < self.num_samples:
+            raise IndexError(f"sample {index} is not in 0 .. {self.num_samples - 1}")
+        number = bisect.bisect_right(self._ends, index)
         return number, len(self._shards[number].labels) + index - int(self._ends[number])
 
     def close(self) -> None:
