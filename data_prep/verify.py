@@ -104,7 +104,7 @@ def _check_shards(
     with reporter.track("images", total) as advance:
         for (split, index), check in _run(tasks, num_workers):
             found[split, index] = check
-            advance(manifest.splits[split].shards[index].count)
+            advance(manifest.splits[split].shards[index].count, 0)
     return {split: [found[split, index] for index in range(len(entry.shards))] for split, entry in splits}
 
 
