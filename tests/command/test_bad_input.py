@@ -156,7 +156,7 @@ def test_a_run_folder_is_not_overwritten(shards: Path, preset: Path, tmp_path: P
     kept = (tmp_path / "run" / "weights.h5").read_bytes()
     again = train_alone(*arguments)
     assert again.returncode == 2
-    assert "holds a run already; choose another folder" in again.stderr
+    assert "holds a run already; go on with it by --resume auto, or choose another folder" in again.stderr
     assert (tmp_path / "run" / "weights.h5").read_bytes() == kept
 
 

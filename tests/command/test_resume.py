@@ -160,14 +160,6 @@ def test_what_cannot_be_gone_on_from_is_one_line(shards: Path, preset: Path, tmp
     assert again.stderr.count("\n") == 1
 
 
-def test_a_folder_with_a_run_is_not_written_over(shards: Path, preset: Path, tmp_path: Path):
-    given = [*options(shards, preset, tmp_path / "run"), "--virtual-ranks", "2", "--max-steps", "1"]
-    assert train_alone(*given).returncode == 0
-    again = train_alone(*given)
-    assert again.returncode == 2
-    assert "holds a run already; go on with it by --resume auto, or choose another folder" in again.stderr
-
-
 @pytest.mark.parametrize(
     ("text", "every"),
     [("500", Every(steps=500)), ("30m", Every(minutes=30)), ("0.5m", Every(minutes=0.5)), ("epoch", Every(epochs=True)),
