@@ -63,6 +63,7 @@ def check_run(run_dir: Path) -> None:
     assert [record["step"] for record in records if record["kind"] == "train"] == [2, 4, 6]
     assert {path.name for path in run_dir.iterdir()} == {
         "config.toml", "environment.json", "metrics.jsonl", "weights.h5", "wire.json",
+        "checkpoints",
     }  # fmt: skip
 
 
