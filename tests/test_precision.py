@@ -23,7 +23,7 @@ from owt_mpi.parallel.collective_ops import AllGatherOp
 from owt_mpi.parallel.head_update import HeadUpdate
 from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.trainer import NonFiniteLoss, Trainer
-from tests.tiny import GLOBAL_BATCH, global_batch, part_of, tiny_model, train_tiny, train_tiny_on
+from tests.tiny import GLOBAL_BATCH, global_batch, on_device, part_of, tiny_model, train_tiny, train_tiny_on
 
 HALF = HalfBackend(ReferenceBackend())
 PRECISIONS = ["fp16", *(["bf16"] if len(HALF_DTYPES) > 1 else [])]
@@ -162,7 +162,7 @@ def train_with_an_overflow(comm, spoil_rank, scheme="c", trunk_sync="all-reduce"
                 plain(backend.xp.full(grad.shape, np.inf, grad.dtype))
 
             spoilt.accumulate_grad = infinite
-        trainer.train_step(part_of(global_batch(step, "float16"), comm.rank, comm.size), step)
+        trainer.train_step(on_device(part_of(global_batch(step, "float16"), comm.rank, comm.size), backend), step)
         if step == 1 and comm.rank == spoil_rank:
             del spoilt.accumulate_grad
         trainer.collect_masters()
