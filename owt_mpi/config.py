@@ -208,6 +208,7 @@ class Config:
             "bias-lr-multiplier": optimizer.bias_lr_multiplier,
             "max-minutes": self.run.max_minutes,
             "cache": self.data.cache,
+            "colour-noise": self.data.colour_noise,
             "stall-seconds": self.parallel.stall_seconds,
             "stall-abort-seconds": self.parallel.stall_abort_seconds,
         }
@@ -245,7 +246,9 @@ def _check_choices(config: Config) -> None:
         for option in fields(section):
             value, choices = getattr(section, option.name), get_args(option.type)
             if get_origin(option.type) is Literal and value not in choices:
-                raise ValueError(f"--{option.name.replace('_', '-')} is {value!r}; choose one of {', '.join(choices)}")
+                raise ValueError(
+                    f"--{option.name.replace('_', '-')} is {value!r}; choose one of {', '.join(map(str, choices))}"
+                )
 
 
 def _check_pieces(bucket_mib: float, chunk_mib: float) -> None:

@@ -12,6 +12,16 @@ class DataOptions:
     """Folder of HDF5 shards made by `python -m data_prep.build_shards`, or "synthetic" for random images."""
     flip: bool = True
     """Mirror a random half of the training images."""
+    crop_mode: Literal["random", "resized"] = "random"
+    """What of a training image is seen. random: a window of the crop's size; resized: a window of 8 to 100 % of the
+    image, its sides 3:4 to 4:3, brought to the crop's size."""
+    colour_noise: float = 0.0
+    """Change the colours of each training image along the principal components of the training set's, by normal
+    numbers with that share of their standard deviations, and divide by 1 + that share (the paper's program: 0.1, as in
+    the preset alexnet-owt); 0: leave them."""
+    validation_views: Literal[1, 10] = 1
+    """What of a validation image is seen: its centre (1), or corners, centre and their mirror images, the scores of
+    which are averaged (10)."""
     normalise: Literal["mean", "mean-std"] = "mean"
     """Take the training set's mean off each channel ("mean", as the paper's program), or also divide by the standard
     deviation ("mean-std")."""

@@ -185,7 +185,7 @@ class Trainer:
         """Return this rank's part of the batch's tally: add up over batches, then `total_score`."""
         enter("validation")
         labels = batch.labels if batch.valid is None else np.where(batch.valid, batch.labels, -1)
-        return self._forward_only(batch, labels, Context(False, batch.rows, self.seed))
+        return self._tally(self.forward_only(batch, labels, Context(False, batch.rows, self.seed)))[0]
 
     def total_score(self, tally: np.ndarray) -> Score:
         """Return the score of all ranks' tallies together. All ranks call."""
@@ -266,8 +266,8 @@ class Trainer:
         tally = np.array([losses.sum(dtype=np.float64), *(hits if self.layout.head.rank == 0 else (0, 0, 0))])
         return tally, int(num_skipped)
 
-    def _forward_only(self, batch: Batch, labels: np.ndarray, ctx: Context) -> np.ndarray:
-        """Return this rank's tally of the batch, with nothing kept for a backward."""
+    def forward_only(self, batch: Batch, labels: np.ndarray, ctx: Context) -> list[HeadPass]:
+        """Return the passes of the batch, with nothing kept for a backward. All ranks call."""
         passes: list[HeadPass] = []
 
         def head_step(x: Array, labels: np.ndarray, rows: np.ndarray, p: int) -> None:
@@ -275,7 +275,7 @@ class Trainer:
 
         with no_tape():
             self._run_passes(self._trunk_forward(batch, ctx), labels, head_step)
-        return self._tally(passes)[0]
+        return passes
 
     def _explain_non_finite(self, batch: Batch, step: int, loss: float) -> str:
         """Return where the first value that is no number appears: the forward pass again, watched. All ranks call."""
@@ -291,7 +291,7 @@ class Trainer:
                 places.append((num_outputs, f"the output of {name}"))
             num_outputs += 1
 
-        self._forward_only(batch, batch.labels, Context(True, batch.rows, self.seed, step, watch))
+        self.forward_only(batch, batch.labels, Context(True, batch.rows, self.seed, step, watch))
         everyone = enumerate(self.layout.world.all_gather_object(places[:1]))
         found = min(((place, rank) for rank, first in everyone for place in first), default=None)
         first = f"{found[0][1]} on rank {found[1]}" if found else "the loss itself"

@@ -10,7 +10,7 @@ from owt_mpi.backends.base import Backend
 from owt_mpi.backends.precision import compute_dtype
 from owt_mpi.comm.base import Communicator
 from owt_mpi.config import Config
-from owt_mpi.data.augment import Augmentation, CentreCrop, RandomCrops
+from owt_mpi.data.augment import Augmentation, CentreView, RandomViews, TenViews, colour_noise
 from owt_mpi.data.block_shuffle import BlockShuffle
 from owt_mpi.data.cache import GIB, cache_shards
 from owt_mpi.data.jpeg_reader import JpegReader
@@ -75,7 +75,7 @@ def make_loaders(
     std[std == 0] = 1.0  # a channel that never changes stays 0
     scale = np.ones_like(mean) if config.data.normalise == "mean" else 1.0 / std
 
-    def loader(source: Reader, plan: BatchPlan, augmentation: Augmentation) -> Loader:
+    def loader(source: Reader, plan: BatchPlan, augmentation: Augmentation, scale: np.ndarray) -> Loader:
         return Loader(
             source, plan, backend, augmentation, dtype=compute_dtype(config.parallel.precision, config.parallel.dtype),
             mean=mean, scale=scale, rank=world.rank, size=world.size, prefetch=config.data.prefetch,
@@ -84,12 +84,15 @@ def make_loaders(
     global_batch, seed, crop = per_rank * world.size, config.run.seed, (config.model.crop, config.model.crop)
     options = config.data
     blocks = BlockShuffle(options.shuffle_block, options.shuffle_buffer) if options.shuffle == "block" else None
+    plan = TrainPlan(reader.num_samples, global_batch, seed, blocks)
+    colours = colour_noise(statistics, options.colour_noise)
+    random_views = RandomViews(seed, crop, options.flip, options.crop_mode == "resized", colours)
+    fixed_views = TenViews(crop) if options.validation_views == 10 else CentreView(crop)
     return Data(
-        train=loader(
-            reader, TrainPlan(reader.num_samples, global_batch, seed, blocks), RandomCrops(seed, crop, options.flip)
-        ),
+        # as in the released program, noise does not make the numbers larger than in validation
+        train=loader(reader, plan, random_views, scale / (1 + options.colour_noise)),
         validation=None
         if validation is None
-        else loader(validation, ValidationPlan(validation.num_samples, global_batch), CentreCrop(crop)),
+        else loader(validation, ValidationPlan(validation.num_samples, global_batch), fixed_views, scale),
         readers=(reader, validation),
     )

@@ -1,6 +1,7 @@
 """The steps of a run, epoch by epoch: what is measured, validated and kept on the way."""
 
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from owt_mpi.metrics import Reporter
 from owt_mpi.optim import schedule_factor
 from owt_mpi.parallel.head_update import HeadSchedule, head_update_of
 from owt_mpi.run_checkpoints import Position, RunCheckpoints
+from owt_mpi.several_views import tally_of_views
 from owt_mpi.stopping import STOPPED, wish_to_stop
 from owt_mpi.trace import Tracer
 from owt_mpi.trainer import NonFiniteLoss, Score, Trainer, Wishes
@@ -151,7 +153,8 @@ def num_steps(config: Config, data: Data) -> int:
 
 def validate(trainer: Trainer, loader: Loader) -> Score:
     """Return the score over all of the loader's images. All ranks call."""
-    tally = np.zeros(4)
-    for batch in loader.epoch(0):
-        tally += trainer.validate(batch)
+    tally, batches = np.zeros(4), loader.epoch(0)
+    for batch in batches:
+        views = chain([batch], islice(batches, loader.num_views - 1))
+        tally += tally_of_views(trainer, views) if loader.num_views > 1 else trainer.validate(batch)
     return trainer.total_score(tally)

@@ -63,6 +63,8 @@ def test_a_file_that_is_not_understood_is_named(tmp_path, text, message):
     [
         (GOOD + "[parallel]\nscheme = 'z'", "--scheme is 'z'; choose one of auto, dp, a, b, c, d"),
         (GOOD + "[parallel]\nwire_dtype = 'int8'", "--wire-dtype is 'int8'; choose one of auto, float32, float16, bf"),
+        (GOOD + "validation_views = 5", "--validation-views is 5; choose one of 1, 10"),
+        (GOOD + "colour_noise = -0.1", "--colour-noise is -0.1, but must be a finite number, 0 or more"),
         (GOOD + "[model]\ncrop = 0", "--crop is 0, but must be at least 1"),
         (GOOD + "[model]\nfc_crosstalk = nan", "--fc-crosstalk is nan, but must be a share between 0 and 1"),
         (GOOD + "[model]\nfc_blocks = 0", "--fc-blocks is 0, but must be at least 1"),

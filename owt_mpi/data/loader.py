@@ -67,6 +67,7 @@ class Loader:
         if prefetch < 1:
             raise ValueError(f"prefetch is {prefetch}, but at least 1 batch is made ahead")
         self.plan = plan
+        self.num_views = augmentation.num_views
         self.data_wait_seconds = 0.0  # how long the consumer has waited for batches, in all
         self._reader = reader
         self._backend = backend
@@ -80,6 +81,7 @@ class Loader:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield this rank's part of the batches `start_step` .. steps_per_epoch - 1 of `epoch`.
 
+        Where the augmentation has several views of an image, each batch comes once for each, one after the other.
         The thread ends when the iterator is exhausted, closed or dropped; its errors are raised here.
         """
         made: queue.Queue[_Made | BaseException | None] = queue.Queue(self._prefetch)
@@ -118,9 +120,10 @@ class Loader:
     def _batches(self, epoch: int, start_step: int) -> Iterator[_Made]:
         order = self.plan.order(epoch).reshape(self.plan.steps_per_epoch, self.plan.global_batch)[:, self._rows]
         for indices in order[start_step:]:
-            yield self._make_batch(epoch, indices)
+            for view in range(self.num_views):
+                yield self._make_batch(epoch, indices, view)
 
-    def _make_batch(self, epoch: int, indices: np.ndarray) -> _Made:
+    def _make_batch(self, epoch: int, indices: np.ndarray, view: int) -> _Made:
         """Read the samples' pixels and send them off to the device."""
         valid = indices != PADDING
         num_valid = int(valid.sum())
@@ -129,12 +132,15 @@ class Loader:
         pixels, flips = self._backend.host_empty(shape, np.uint8), np.zeros(len(indices), np.bool_)
         labels = np.zeros(len(indices), np.int64)
         pixels[num_valid:] = 0
+        there, colours = indices[:num_valid], None
+        views = self._augmentation.views(epoch, there, self._reader.sizes(there), view)
+        flips[:num_valid] = views.flips
+        if views.colours is not None:
+            colours = np.zeros((len(indices), shape[3]))
+            colours[:num_valid] = views.colours
         if num_valid:
-            there = indices[:num_valid]
-            views = self._augmentation.views(epoch, there, self._reader.sizes(there))
-            flips[:num_valid] = views.flips
             labels[:num_valid] = self._reader.read_windows(there, views.windows, pixels[:num_valid])
-        take_images = self._backend.start_normalise(pixels, flips, self._mean, self._scale, None, self._dtype)
+        take_images = self._backend.start_normalise(pixels, flips, self._mean, self._scale, colours, self._dtype)
         rows = np.arange(self._rows.start, self._rows.stop)
         rest = (labels, rows, indices.copy(), None if num_valid == len(indices) else valid)
         return lambda: Batch(take_images(), *rest)

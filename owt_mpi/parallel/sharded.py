@@ -158,6 +158,20 @@ def classes_above_label(logits: Array, labels: np.ndarray, comm: Communicator) -
         return np.asarray(comm.start_all_reduce(above.sum(axis=1)).wait())
 
 
+def class_scores(kind: Loss, logits: Array, comm: Communicator) -> np.ndarray:
+    """Return what the network gives each class, between 0 and 1, float64: softmax or logistic outputs.
+
+    `logits` on the host and the result are this rank's block of the classes. All ranks call.
+    """
+    wide = logits.astype(np.float64)
+    if kind == "logistic":
+        return np.asarray(np.exp(-np.logaddexp(0, -wide)))
+    with about("softmax"):
+        row_max = comm.start_all_gather(wide.max(axis=1, keepdims=True), axis=1).wait().max(axis=1, keepdims=True)
+        powers = np.exp(wide - row_max)
+        return np.asarray(powers / comm.start_all_reduce(powers.sum(axis=1, keepdims=True)).wait())
+
+
 def _shard_of(parameter: Parameter, shard: Shard) -> Parameter:
     part = Parameter(parameter.global_shape, parameter.init, parameter.is_bias, shard)
     part.name = parameter.name

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from owt_mpi.backends.reference import ReferenceBackend
-from owt_mpi.data.augment import CentreCrop, RandomCrops
+from owt_mpi.data.augment import CentreView, RandomViews, TenViews
 from owt_mpi.data.loader import Batch, Loader
 from owt_mpi.data.readers import Reader, SyntheticReader
 from owt_mpi.data.sampler import BatchPlan, TrainPlan, ValidationPlan
@@ -19,7 +19,7 @@ SCALE = np.array([0.5, 0.25, 0.125])
 
 
 def make_loader(reader: Reader, plan: BatchPlan, **changes: Any) -> Loader:
-    options: dict[str, Any] = {"augmentation": RandomCrops(9, CROP), "dtype": np.dtype(np.float32)}
+    options: dict[str, Any] = {"augmentation": RandomViews(9, CROP), "dtype": np.dtype(np.float32)}
     return Loader(reader, plan, **{"backend": ReferenceBackend(), **options, "mean": MEAN, "scale": SCALE, **changes})
 
 
@@ -52,7 +52,7 @@ def test_validation_counts_every_sample_once_on_any_number_of_ranks(folder: Path
     plan = ValidationPlan(reader.num_samples, 4)
     seen = []
     for rank in range(size):
-        batches = list(make_loader(reader, plan, augmentation=CentreCrop(CROP), rank=rank, size=size).epoch(0))
+        batches = list(make_loader(reader, plan, augmentation=CentreView(CROP), rank=rank, size=size).epoch(0))
         assert [batch.images.shape for batch in batches] == [(4 // size, *CROP, 3)] * 3
         for batch in batches:
             valid = np.ones(len(batch.rows), np.bool_) if batch.valid is None else batch.valid
@@ -64,7 +64,7 @@ def test_validation_counts_every_sample_once_on_any_number_of_ranks(folder: Path
 
 def test_validation_batches_are_normalised_centre_crops(folder: Path, pixels: np.ndarray) -> None:
     reader = ShardReader(folder, "val")
-    options = {"augmentation": CentreCrop(CROP), "dtype": np.dtype(np.float64)}
+    options = {"augmentation": CentreView(CROP), "dtype": np.dtype(np.float64)}
     batch = next(make_loader(reader, ValidationPlan(11, 4), **options).epoch(0))
     expected = ((255 - pixels[:4])[:, 1:6, 1:5] - MEAN) * SCALE
     np.testing.assert_array_equal(batch.images, expected)
@@ -80,6 +80,31 @@ def test_training_batches_are_crops_of_their_samples_and_differ_by_epoch(folder:
                 assert any(np.array_equal(restored, w) or np.array_equal(restored, w[:, ::-1]) for w in windows)
     first, second = (np.concatenate([b.indices for b in loader.epoch(epoch)]).tolist() for epoch in (0, 1))
     assert first != second
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_batch_comes_once_for_each_view(folder: Path, pixels: np.ndarray, size: int) -> None:
+    reader, plan = ShardReader(folder, "val"), ValidationPlan(11, 4)
+    options = {"augmentation": TenViews(CROP), "dtype": np.dtype(np.float64), "size": size, "rank": size - 1}
+    batches = list(make_loader(reader, plan, **options).epoch(0))
+    assert len(batches) == 3 * 10
+    first, mirrored = batches[10 + 3], batches[10 + 8]  # of the second batch, lower right
+    for batch in (first, mirrored):
+        np.testing.assert_array_equal(batch.indices, np.arange(4, 8)[-(4 // size) :])
+    np.testing.assert_array_equal(first.images, ((255 - pixels[first.indices])[:, 2:7, 2:6] - MEAN) * SCALE)
+    np.testing.assert_array_equal(mirrored.images, first.images[:, :, ::-1])
+
+
+def test_colours_are_added_to_the_pixels_of_their_sample(folder: Path) -> None:
+    reader, plan, dtype = ShardReader(folder, "train"), TrainPlan(29, 8, seed=9), np.dtype(np.float64)
+    plain = make_loader(reader, plan, dtype=dtype)
+    augmentation = RandomViews(9, CROP, colours=np.diag([3.0, 2.0, 1.0]))
+    for batch, other in zip(
+        make_loader(reader, plan, augmentation=augmentation, dtype=dtype).epoch(1), plain.epoch(1), strict=True
+    ):
+        colours = augmentation.views(1, batch.indices, reader.sizes(batch.indices)).colours
+        assert colours is not None
+        np.testing.assert_allclose(batch.images, other.images + (colours * SCALE)[:, None, None], atol=1e-12)
 
 
 def test_start_step_gives_the_rest_of_the_epoch() -> None:
@@ -141,7 +166,7 @@ def test_time_spent_waiting_adds_up_over_epochs(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"augmentation": CentreCrop((8, 4))}, "crop of 8x4 does not fit into images of 7x6"),
+        ({"augmentation": CentreView((8, 4))}, "crop of 8x4 does not fit into images of 7x6"),
         ({"mean": np.zeros(1)}, r"mean has shape \(1,\), but images have 3 channels"),
         ({"scale": np.zeros(())}, r"scale has shape \(\), but images have 3 channels"),
         ({"prefetch": 0}, "prefetch is 0"),
