@@ -1,7 +1,7 @@
 """The images of a source by name and place, in columns: a million of them in about 60 MB, and quick to pickle."""
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
 from typing import NamedTuple, overload
 
 import numpy as np
@@ -30,12 +30,14 @@ class ImageList(Sequence[SourceImage]):
 
     def __init__(self, images: Iterable[SourceImage]) -> None:
         ordered = sorted(images)
-        self._classes, self._class_numbers = _numbered([image.class_name for image in ordered])
-        folders = [image.file.rpartition("/") for image in ordered]  # plain files differ in their last part alone
-        self._folders, self._folder_numbers = _numbered([folder + slash for folder, slash, _ in folders])
-        self._file_names = _Strings([name for _, _, name in folders])
-        self._names = _Strings([image.name for image in ordered])
-        self._places = np.array([image[3:] for image in ordered], np.int64).reshape(-1, 3)
+        self._classes, self._class_numbers = _numbered((image.class_name for image in ordered), len(ordered))
+        # plain files differ in their last part alone, members of an archive in nothing
+        self._folders, self._folder_numbers = _numbered((_folder(image.file) for image in ordered), len(ordered))
+        self._file_names = _Strings(image.file[len(_folder(image.file)) :] for image in ordered)
+        self._names = _Strings(image.name for image in ordered)
+        self._places = np.empty((len(ordered), 3), np.int64)  # offset, size, deflated
+        for number, image in enumerate(ordered):
+            self._places[number] = image[3:]
 
     def __len__(self) -> int:
         return len(self._places)
@@ -70,17 +72,24 @@ class ImageList(Sequence[SourceImage]):
 class _Strings:
     """Strings end to end in one buffer; such with undecodable bytes too, as file names have."""
 
-    def __init__(self, strings: list[str]) -> None:
-        encoded = [string.encode("utf-8", "surrogatepass") for string in strings]
-        self._ends = np.array([0, *accumulate(map(len, encoded))], np.int64)
-        self._buffer = b"".join(encoded)
+    def __init__(self, strings: Iterable[str]) -> None:
+        buffer, ends = bytearray(), array("q", [0])
+        for string in strings:
+            buffer += string.encode("utf-8", "surrogatepass")
+            ends.append(len(buffer))
+        self._buffer, self._ends = bytes(buffer), np.array(ends, np.int64)
 
     def __getitem__(self, number: int) -> str:
         start, end = self._ends[number : number + 2].tolist()
         return self._buffer[start:end].decode("utf-8", "surrogatepass")
 
 
-def _numbered(strings: list[str]) -> tuple[list[str], np.ndarray]:
+def _folder(file: str) -> str:
+    return file[: file.rfind("/") + 1]
+
+
+def _numbered(strings: Iterable[str], count: int) -> tuple[list[str], np.ndarray]:
     """Return the different strings in the order of their first places, and which of them stands at each place."""
-    numbers = {string: number for number, string in enumerate(dict.fromkeys(strings))}
-    return list(numbers), np.array([numbers[string] for string in strings], np.int32)
+    numbers: dict[str, int] = {}
+    places = np.fromiter((numbers.setdefault(string, len(numbers)) for string in strings), np.int32, count)
+    return list(numbers), places

@@ -77,15 +77,17 @@ class Listing:
 
 
 def listing_of(source: Source, layout: str, found: Found) -> Listing:
-    """Return the listing of a source. DataError if it has no images, or two of one name."""
+    """Return the listing of a source; `found` is used up. DataError if it has no images, or two of one name."""
     ignored = (*source.tree.refused, *found.ignored)
     if not any(found.splits.values()):
         example = f" (ignored {len(ignored)} files, such as: {ignored[0]})" if ignored else ""
         raise DataError(f"{source.path} has no images in the layout {layout!r}{example}; is it complete?")
-    splits = {split: ImageList(images) for split, images in sorted(found.splits.items()) if images}
-    for split, images in splits.items():
+    splits = {}
+    for split in sorted(found.splits):
+        images = sorted(found.splits.pop(split))
         _check_names(source, split, images)
-    with_images = {name for images in splits.values() for name in images.class_counts()}
+        splits[split] = ImageList(images)
+    with_images = {name for of_split in splits.values() for name in of_split.class_counts()}
     return Listing(
         path=source.path,
         layout=layout,
