@@ -44,17 +44,15 @@ def _members(descriptor: int, start: int, end: int, label: str) -> Iterator[tarf
     window = _Window(descriptor, start, end)
     try:
         archive = tarfile.TarFile(fileobj=cast("IO[bytes]", window))
-        position = start - 1
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would hold on to a million of them
-            if member.size < 0 or member.offset <= position or archive.offset <= member.offset:
-                raise DataError(f"{label}: {_name(member)} has a size of {member.size} bytes; {_REFETCH}")
+            if member.size < 0 or archive.offset < member.offset_data:  # then tarfile may go back, and round for ever
+                raise DataError(f"{label}: {_name(member)} has a negative size; {_REFETCH}")
             if not member.issparse() and member.isfile() and member.offset_data + member.size > end:
                 there = max(end - member.offset_data, 0)
                 raise DataError(
                     f"{label} is cut short: of the {member.size} bytes of {_name(member)} it has {there}; {_REFETCH}"
                 )
-            position = member.offset
             yield member
         _check_end(window, archive.offset, label)
     except (tarfile.TarError, OSError, RecursionError, ValueError) as error:

@@ -114,6 +114,19 @@ def test_validation_images_beside_the_kit_are_a_source(original: Made, tmp_path:
     assert {image.name: image.class_name for image in listing.splits["val"]} == {file.name: file.wnid for file in val}
 
 
+def test_validation_images_in_class_folders_have_their_class(original: Made, tmp_path: Path) -> None:
+    path = copy(original, tmp_path / "source", KIT)
+    val = [file for file in original.files if file.split == "val"]
+    other = {wnid: next(name for name in CLASSES if name != wnid) for wnid in CLASSES}
+    for file in val:
+        folder = path / "val" / other[file.wnid]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / file.name).write_bytes(file.content)
+    listing = open_source(path, "imagenet", tmp_path)
+    found = {image.name: image.class_name for image in listing.splits["val"]}
+    assert found == {file.name: other[file.wnid] for file in val}
+
+
 def test_the_kit_alone_is_an_error_that_says_what_is_expected(original: Made, tmp_path: Path) -> None:
     path = copy(original, tmp_path / "source", KIT)
     with pytest.raises(
