@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_prep.build_shards import build
+from data_prep.options import Options
 from data_prep.sources import Listing, open_source
 from owt_mpi.data.manifest import DataError
+from owt_mpi.data.shard_format import ShardReader
 from tests.data_prep.conftest import tar_of
 
 NAMES_10 = ["airplane", "automobile", "bird"]
@@ -139,6 +142,21 @@ def test_both_versions_of_cifar_100_give_the_fine_labels(tmp_path: Path, files) 
             found, expected = pixels_of(listing, split), CIFAR_100.expected(NAMES_100, [split])
             assert list(found) == sorted(expected)
             assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_shards_of_cifar_hold_its_pixels_and_nothing_is_left_of_the_spool(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    manifest = build(Options(packed(cifar_10_python(), tmp_path / "source"), out, size=32, workers=1))
+    assert sorted(path.name for path in out.iterdir()) == [
+        "manifest.json",
+        "statistics.h5",
+        "train-00000-of-00001.h5",
+        "val-00000-of-00001.h5",
+    ]
+    images, labels = ShardReader(out, "val").read(np.arange(3))
+    expected = CIFAR_10.pixels["test_batch"][np.argsort(CIFAR_10.labels["test_batch"])]
+    np.testing.assert_array_equal(images[np.argsort(labels)], expected)
+    assert manifest.splits["train"].odd_files == ()
 
 
 class Hostile:
