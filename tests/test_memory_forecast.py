@@ -74,15 +74,15 @@ def test_one_rank_needs_the_sum_by_hand(backend):
         "images": 4 * IMAGES if backend == "cuda" else 4 * IMAGES * (3 + 2) + 2 * IMAGES,
         "workspace": workspace,
     }
-    lrn, winners, factor = {"onednn": (8, 1, 4), "reference": (4, 8, 4), "cuda": (0, 1, 0)}[backend]
+    lrn, winners = {"onednn": (8, 1), "reference": (4, 8), "cuda": (0, 1)}[backend]
     kept = 4 * CONV + 4 * LRN_OUT + lrn * LRN_OUT + 4 * POOL + winners * POOL
-    head_kept = 4 * (N * 8) * 2 + factor * N * 8 + 4 * N * 4
+    head_kept = 4 * (N * 8) + 4 * N * 4  # of fc1, ReLU and dropout the last output alone
     logits = 4 * N * 4
     assert forecast.phases["head"] == {
         "activations of the trunk": kept,
         "activations of the head": head_kept + 2 * logits,
         # what all of this needs less what is kept: fc2's input and output still there, or fc1's
-        "gradients under way": max(logits + 4 * N * 8, 4 * N * 8 + 4 * N * 36 - (4 * N * 8 + factor * N * 8 + logits)),
+        "gradients under way": max(logits + 4 * N * 8, 4 * N * 8 + 4 * N * 36 - logits),
         "exchange": 4 * N * 36 * 2 + 4 * N * 36,
     }
     # the gradient of the pooling with everything kept, or LRN's when the pooling is done
@@ -104,8 +104,7 @@ def test_ranks_that_share_the_head_hold_their_part_of_it_and_what_is_exchanged()
     assert shared.phases["head"]["exchange"] == 4 * (3 * N * 36 + N * 36)
     # a second pass adds the gradient of fc1's weights to the first's in a third array
     fc1, out = 4 * FC1 // 2 + 4 * 8 // 2, 4 * N * 8 // 2
-    gathered, factors, logits = 4 * N * 8, 4 * N * 8 // 2, 4 * N * 4 // 2
-    kept = 2 * out + factors + gathered + logits
+    kept = out + 4 * N * 8 + 4 * N * 4 // 2  # rectified and dropped, gathered; logits
     assert shared.phases["head"]["gradients under way"] == 2 * out + 4 * N * 36 + 2 * fc1 - kept
     assert shared.phases["head"]["activations of the trunk"] == alone.phases["head"]["activations of the trunk"]
     split_inputs = forecast_of(Plan(2, "d"), MemoryOptions())
@@ -137,7 +136,7 @@ def test_halves_are_half_but_for_master_weights_momentum_and_the_loss():
     winners, logits = POOL, 4 * N * 4 // 2  # a byte each; in float32, of half the classes
     kept = 2 * CONV + 2 * LRN_OUT + 2 * POOL + winners
     assert half.phases["head"]["activations of the trunk"] == kept
-    outputs = 2 * (N * 8 // 2 * 2 + N * 8 + N * 4 // 2)  # rectified, dropped, gathered; logits
+    outputs = 2 * (N * 8 // 2 + N * 8 + N * 4 // 2)  # rectified and dropped, gathered; logits
     assert half.phases["head"]["activations of the head"] == outputs + 3 * logits + logits
     assert half.phases["head"]["exchange"] == whole.phases["head"]["exchange"] // 2
     assert half.phases["trunk backward"]["exchange"] == 2 * 2 * POOL + 2 * 2 * TRUNK, "sums come back"
