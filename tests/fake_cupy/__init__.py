@@ -10,10 +10,13 @@ What makes a test on it say something about the GPU:
   unordered work may still use gets a RaceError, which is also kept in RACES;
 - fresh memory is NaN, freed memory goes to the next array of the stream at once, as in CuPy's pool;
 - kernels are our .cu files, run on the CPU, and their arguments must have the exact types;
-- each thread has a current device and stream of its own.
+- each thread has a current device and stream of its own;
+- what is captured runs when its graph is launched, on the addresses that it was captured with, which hold NaN again
+  where it had taken fresh memory; what CUDA refuses in a capture is refused.
 """
 
-from tests.fake_cupy.engine import RACES, Machine, RaceError
+from tests.fake_cupy.blocks import RACES, RaceError
+from tests.fake_cupy.engine import Machine
 from tests.fake_cupy.install import stand_in
 
 __all__ = ["RACES", "Machine", "RaceError", "stand_in"]

@@ -8,66 +8,21 @@ an operation reads and writes is known when it is enqueued, so that unordered ac
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-TOTAL_BYTES = 1 << 30  # of a device
-ALIGNMENT = 512  # of arrays, and what their sizes in memory are multiples of
-LOCK = threading.RLock()  # one device, one operation at a time
-RACES: list[str] = []  # every race found, as some callers (mpi4py) swallow the exception
-
-
-class RaceError(RuntimeError):
-    """Memory is touched while work on it that is not ordered before may still run."""
-
-
-class CUDARuntimeError(RuntimeError):
-    """cupy.cuda.runtime.CUDARuntimeError."""
-
-
-@dataclass(frozen=True)
-class Access:
-    """One enqueued operation's use of the bytes [start, stop) of a block of memory."""
-
-    stream: "Stream"
-    number: int
-    start: int
-    stop: int
-    is_write: bool
-
-    def is_over(self) -> bool:
-        return self.stream.num_done >= self.number
-
-
-class Block:
-    """Device memory: bytes, and the accesses to them that are not over."""
-
-    def __init__(self, num_bytes: int, device: int) -> None:
-        space = np.empty(num_bytes + ALIGNMENT, np.uint8)
-        first = -space.__array_interface__["data"][0] % ALIGNMENT
-        self.bytes = space[first : first + num_bytes]
-        self.device = device
-        self.accesses: list[Access] = []
-
-    def extent(self, view: np.ndarray) -> tuple[int, int]:
-        """Return which bytes of this block `view` spans."""
-        first = view.__array_interface__["data"][0] - self.bytes.__array_interface__["data"][0]
-        if view.size == 0:
-            return first, first
-        reaches = [(length - 1) * stride for length, stride in zip(view.shape, view.strides, strict=True)]
-        start = first + sum(reach for reach in reaches if reach < 0)
-        return start, first + sum(reach for reach in reaches if reach > 0) + view.itemsize
-
-    def pending(self, view: np.ndarray, is_write: bool) -> list[Access]:
-        """Return the accesses that are not over and conflict with reading (or writing) `view`."""
-        self.accesses = [access for access in self.accesses if not access.is_over()]
-        start, stop = self.extent(view)
-        return [a for a in self.accesses if (is_write or a.is_write) and a.start < stop and start < a.stop]
-
-
-Use = tuple[Block, np.ndarray]  # a block and the part of it that an operation touches
+from tests.fake_cupy.blocks import (
+    LOCK,
+    RACES,
+    TOTAL_BYTES,
+    Access,
+    Block,
+    CUDARuntimeError,
+    Operation,
+    RaceError,
+    Use,
+)
 
 
 class Current(threading.local):
@@ -94,9 +49,11 @@ class Stream:
         self._num_enqueued = 0
         self.num_done = 0
         self._after: dict[Stream, int] = {}  # how many operations of other streams are ordered before the next here
+        self._capture: Capture | None = None
 
     @property
     def done(self) -> bool:
+        self._refuse_in_capture("a query of its stream")
         return not self._queue
 
     def use(self) -> "Stream":
@@ -108,20 +65,51 @@ class Stream:
         self._check_device()
         with LOCK:
             event._stream, event._number, event._after = self, self._num_enqueued, dict(self._after)
+            event._capture = self._capture
         return event
 
     def synchronize(self) -> None:
+        self._refuse_in_capture("a synchronisation of its stream")
         self._run_to(self._num_enqueued)
 
     def wait_event(self, event: "Event") -> None:
         self._check_device()
         stream, number = event._stream, event._number
-        if stream is None:
+        if event._capture is not self._capture:
+            if self._capture is not None:
+                self._capture.is_valid = False
+                raise CUDARuntimeError("cudaErrorStreamCaptureIsolation: an event of work that is not captured")
+            raise CUDARuntimeError("an event of a capture: the stand-in knows no captures of several streams")
+        if stream is None or self._capture is not None:
             return
         with LOCK:
             for other, count in {**event._after, stream: number}.items():
                 self._after[other] = max(self._after.get(other, 0), count)
         self._enqueue(lambda: stream._run_to(number))
+
+    def begin_capture(self, mode: int | None = None) -> None:
+        """Only the mode that lets the memory pool grow, the default."""
+        assert mode is None
+        if self is _null_streams.get(self.device_id):
+            raise RuntimeError("cannot capture on the default (legacy) stream")
+        self._refuse_in_capture("the begin of another capture")
+        self._capture = Capture()
+
+    def end_capture(self) -> "Graph":
+        capture, self._capture = self._capture, None
+        if capture is None:
+            raise CUDARuntimeError("cudaErrorIllegalState: the stream is not capturing")
+        if not capture.is_valid:
+            raise CUDARuntimeError("cudaErrorStreamCaptureInvalidated: operation failed due to an error before")
+        return Graph._of(capture)
+
+    def is_capturing(self) -> bool:
+        return self._capture is not None
+
+    def _refuse_in_capture(self, what: str) -> None:
+        if self._capture is not None:
+            self._capture.is_valid = False
+            raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while it is captured")
 
     def __enter__(self) -> "Stream":
         _current.stack.append(get_current_stream())
@@ -133,9 +121,14 @@ class Stream:
     def _enqueue(self, run: Callable[[], None], reads: Sequence[Use] = (), writes: Sequence[Use] = ()) -> None:
         """Add an operation. RaceError if it uses what an unordered one may still use."""
         self._check_device()
+        if self._capture is not None:
+            self._capture.operations.append((run, reads, writes))
+            return
         with LOCK:
             for uses, is_write in ((reads, False), (writes, True)):
                 for block, view in uses:
+                    if block.is_gone:
+                        raise CUDARuntimeError("cudaErrorIllegalAddress: memory that went back to the driver")
                     if block.device != self.device_id:
                         raise CUDARuntimeError(f"memory of device {block.device} used on device {self.device_id}")
                     for access in block.pending(view, is_write):
@@ -162,6 +155,30 @@ class Stream:
             )
 
 
+class Capture:
+    """A capture under way: what its stream was given, to be done by every launch and by nothing before."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self.is_valid = True
+
+
+class Graph:
+    """cupy.cuda.Graph. It holds addresses: what lies there when it is launched is none of its business."""
+
+    _operations: Sequence[Operation] = ()
+
+    @classmethod
+    def _of(cls, capture: Capture) -> "Graph":
+        graph = cls()
+        graph._operations = tuple(capture.operations)
+        return graph
+
+    def launch(self, stream: Stream | None = None) -> None:
+        for operation in self._operations:
+            (stream or get_current_stream())._enqueue(*operation)
+
+
 class Event:
     """cupy.cuda.Event."""
 
@@ -169,17 +186,24 @@ class Event:
         self._stream: Stream | None = None
         self._number = 0
         self._after: dict[Stream, int] = {}
+        self._capture: Capture | None = None  # that it was recorded in
 
     @property
     def done(self) -> bool:
+        self._refuse_captured()
         return self._stream is None or self._stream.num_done >= self._number
 
     def record(self, stream: Stream | None = None) -> None:
         (stream or get_current_stream()).record(self)
 
     def synchronize(self) -> None:
+        self._refuse_captured()
         if self._stream is not None:
             self._stream._run_to(self._number)
+
+    def _refuse_captured(self) -> None:
+        if self._capture is not None:
+            raise CUDARuntimeError("cudaErrorCapturedEvent: operation not permitted on an event of a capture")
 
 
 class Machine:

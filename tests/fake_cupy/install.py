@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 
-from tests.fake_cupy import engine, memory
+from tests.fake_cupy import blocks, engine, memory
 from tests.fake_cupy.functions import FUNCTIONS
 from tests.fake_cupy.ndarray import ndarray
 from tests.fake_cupy.raw_module import RawKernel, RawModule
@@ -22,19 +22,21 @@ RUNTIME = {
     "getDeviceCount": _devices,
     "getDeviceProperties": lambda device: {
         "name": b"Pretended GPU",
-        "totalGlobalMem": engine.TOTAL_BYTES,
+        "totalGlobalMem": blocks.TOTAL_BYTES,
         "uuid": bytes([device + 1]),
     },
     "runtimeGetVersion": lambda: 12090,
     "driverGetVersion": lambda: 13000,
-    "CUDARuntimeError": engine.CUDARuntimeError,
+    "CUDARuntimeError": blocks.CUDARuntimeError,
 }
 CUDA = {
     "Stream": engine.Stream,
     "Event": engine.Event,
+    "Graph": engine.Graph,
     "Device": engine.Device,
     "MemoryPool": memory.MemoryPool,
     "PinnedMemoryPointer": memory.PinnedMemoryPointer,
+    "using_allocator": memory.using_allocator,
     "alloc_pinned_memory": memory.alloc_pinned_memory,
     "get_current_stream": engine.get_current_stream,
     "get_device_id": engine.get_device_id,
@@ -73,7 +75,7 @@ def stand_in() -> Iterator[ModuleType]:
     outside = {name: sys.modules.pop(name) for name in taken}
     sys.modules.update(_stand_in)
     sys.modules["cudnn"] = None  # type: ignore[assignment] - it must not be given addresses of the host's memory
-    engine.RACES.clear()
+    blocks.RACES.clear()
     memory.new_default_pool()
     try:
         yield _stand_in["cupy"]

@@ -1,13 +1,17 @@
 """Device and pinned memory: a pool a stream that hands freed blocks out again, full of NaN."""
 
 import ctypes
+import threading
 import weakref
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from tests.fake_cupy.engine import ALIGNMENT, LOCK, TOTAL_BYTES, Block, Stream, check_driver, get_current_stream
+from tests.fake_cupy.blocks import ALIGNMENT, LOCK, TOTAL_BYTES, Block, CUDARuntimeError
+from tests.fake_cupy.engine import Stream, check_driver, get_current_stream
 
 
 class OutOfMemoryError(MemoryError):
@@ -17,11 +21,12 @@ class OutOfMemoryError(MemoryError):
 class MemoryPool:
     """cupy.cuda.MemoryPool. A freed block goes to the next array of its size on the stream that it was made for.
 
-    It does so at once, as in CuPy, whatever work on other streams may still use it.
+    It does so at once, as in CuPy, whatever work on other streams may still use it. What it holds goes with it.
     """
 
     def __init__(self) -> None:
         self._free: dict[tuple[Stream, int], list[Block]] = defaultdict(list)
+        weakref.finalize(self, _give_back, self._free)
         self._used, self._free_bytes, self._limit = 0, 0, 0
 
     def used_bytes(self) -> int:
@@ -42,17 +47,23 @@ class MemoryPool:
 
     def free_all_blocks(self, stream: Stream | None = None) -> None:
         with LOCK:
-            self._free.clear()
+            _give_back(self._free)
             self._free_bytes = 0
 
     def n_free_blocks(self) -> int:
         return sum(len(blocks) for blocks in self._free.values())
 
-    def allocate(self, num_bytes: int) -> "Allocation":
-        """Return memory for an array on the current device and stream; NaN, as long as nothing writes to it."""
+    def malloc(self, size: int) -> "Allocation":
+        """Return memory for an array on the current device and stream; NaN, as long as nothing writes to it.
+
+        In a capture it is NaN in every launch again. Of the pool that all share there is none then: a launch would
+        write where other arrays are by that time.
+        """
         check_driver()
-        rounded = -(-num_bytes // ALIGNMENT) * ALIGNMENT
+        rounded = -(-size // ALIGNMENT) * ALIGNMENT
         stream = get_current_stream()
+        if stream.is_capturing() and self is _default_pool:
+            raise CUDARuntimeError(f"{size} bytes of the pool that all arrays share, taken while a graph is captured")
         with LOCK:
             free = self._free[stream, rounded]
             if free:
@@ -80,7 +91,24 @@ class Allocation:
 
     def __init__(self, pool: MemoryPool, stream: Stream, block: Block) -> None:
         self.block = block
-        weakref.finalize(self, pool._take_back, stream, block)
+        weakref.finalize(self, _take_back, weakref.ref(pool), stream, block)
+
+
+def _take_back(pool: "weakref.ref[MemoryPool]", stream: Stream, block: Block) -> None:
+    """Give the block to its pool, or to the driver where there is no pool any more."""
+    owner = pool()
+    if owner is None:
+        block.is_gone = True
+    else:
+        owner._take_back(stream, block)
+
+
+def _give_back(free: dict[tuple[Stream, int], list[Block]]) -> None:
+    """Give all free blocks of a pool to the driver."""
+    for blocks in free.values():
+        for block in blocks:
+            block.is_gone = True
+    free.clear()
 
 
 _default_pool = MemoryPool()
@@ -96,6 +124,30 @@ def new_default_pool() -> None:
 def get_default_memory_pool() -> MemoryPool:
     """Return the pool of all arrays."""
     return _default_pool
+
+
+class _Allocator(threading.local):
+    """What the calling thread's arrays take memory from; None: the pool that all share."""
+
+    malloc: Callable[[int], Allocation] | None = None
+
+
+_allocator = _Allocator()
+
+
+@contextmanager
+def using_allocator(allocator: Callable[[int], Allocation]) -> Iterator[None]:
+    """Let the calling thread's arrays take memory from `allocator`, a pool's malloc."""
+    before, _allocator.malloc = _allocator.malloc, allocator
+    try:
+        yield
+    finally:
+        _allocator.malloc = before
+
+
+def allocate(num_bytes: int) -> Allocation:
+    """Return memory as the calling thread takes it."""
+    return (_allocator.malloc or _default_pool.malloc)(num_bytes)
 
 
 class PinnedBytes:

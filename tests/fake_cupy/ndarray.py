@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.fake_cupy.engine import Block, CUDARuntimeError, Use, check_idle, get_current_stream, get_device_id
-from tests.fake_cupy.memory import Allocation, get_default_memory_pool, pinned_view
+from tests.fake_cupy.blocks import Block, CUDARuntimeError, Use
+from tests.fake_cupy.engine import check_idle, get_current_stream, get_device_id
+from tests.fake_cupy.memory import Allocation, allocate, pinned_view
 
 NO_CONVERSION = (
     "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
@@ -29,7 +30,7 @@ class ndarray:
         dtype = np.dtype(dtype)
         shape = (shape,) if isinstance(shape, int | np.integer) else tuple(operator.index(length) for length in shape)
         size = int(np.prod(shape, dtype=np.int64))
-        self._allocation = get_default_memory_pool().allocate(size * dtype.itemsize)
+        self._allocation = allocate(size * dtype.itemsize)
         flat = self._allocation.block.bytes[: size * dtype.itemsize].view(dtype)
         self._a = flat.reshape(shape, order="F" if order == "F" else "C")
 
@@ -98,8 +99,10 @@ class ndarray:
             raise RuntimeError("Cannot set to non-contiguous array")
         pinned = pinned_view(arr) if arr.flags.c_contiguous else None
         source = arr.copy() if pinned is None else pinned  # pageable memory is staged at once
-        target = self._a
-        (stream or get_current_stream())._enqueue(lambda: np.copyto(target, source), writes=[self._use])
+        target, stream = self._a, stream or get_current_stream()
+        if pinned is None:
+            stream._refuse_in_capture("a copy from memory that is not pinned")
+        stream._enqueue(lambda: np.copyto(target, source), writes=[self._use])
 
     def item(self) -> Any:
         return self.get().item()

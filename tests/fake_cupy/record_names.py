@@ -9,7 +9,7 @@ from pathlib import Path
 NAMES = Path(__file__).with_name("names.txt")
 OWNERS = (
     "cupy", "cupy.ndarray", "cupy.RawModule", "cupy.RawKernel", "cupy.cuda", "cupy.cuda.Stream", "cupy.cuda.Event",
-    "cupy.cuda.Device", "cupy.cuda.MemoryPool", "cupy.cuda.PinnedMemoryPointer", "cupy.cuda.memory",
+    "cupy.cuda.Device", "cupy.cuda.Graph", "cupy.cuda.MemoryPool", "cupy.cuda.PinnedMemoryPointer", "cupy.cuda.memory",
     "cupy.cuda.runtime",
 )  # fmt: skip
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.fake_cupy.engine import LOCK, Stream, Use
+from tests.fake_cupy.blocks import LOCK, Use
+from tests.fake_cupy.engine import Stream
 
 
 class NcclError(RuntimeError):
