@@ -52,7 +52,7 @@ def open_source(path: Path, layout: str | None = None, spool_folder: Path | None
 
     `layout` is a key of LAYOUTS; by default it is found out. Compressed archives are unpacked into a temporary file in
     `spool_folder` (by default the system's), which `Listing.close` removes. ValueError for a wrong argument, DataError
-    for data that cannot be used, OSError if the disk is full; then nothing is left in `spool_folder`.
+    for data that cannot be used or do not fit there; then nothing is left in `spool_folder`.
     """
     if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"there is no layout {layout!r}; choose {', '.join(LAYOUTS)}, or none to have it found out")

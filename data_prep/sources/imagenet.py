@@ -72,7 +72,7 @@ def _add(source: Source, found: Found, split: str, entry: Entry, devkit: Devkit 
     if devkit is None:
         raise DataError(
             f"{source.path} has {_there(source)}: the labels of {entry.path} and the others are in {DEVKIT}, which is "
-            "not there; put it beside them and name the folder that holds all"
+            "not there; put it beside them and name the folder that holds all (of Kaggle's download that with ILSVRC/)"
         )
     number = int(match[1])
     if 1 <= number <= len(devkit.val_wnids):

@@ -10,6 +10,7 @@ from data_prep.sources.reader import SourceReader
 from data_prep.sources.source import Source
 from owt_mpi.data.manifest import DataError
 
+MOST_IGNORED = 1000  # files that are named one by one
 WHOLE = ""  # the split of images in a source that has none
 
 
@@ -37,7 +38,7 @@ class Listing:
     `class_names` are sorted: position = label. `class_titles` are their names for humans, where known. `expected` is
     how many images a split has of each class according to the source itself, where it says so. `empty_classes` have no
     image in any split; they have labels only if the source lists its classes. `ignored` has a line for every file left
-    out, with the reason.
+    out, with the reason, up to MOST_IGNORED.
     """
 
     path: Path
@@ -78,7 +79,7 @@ class Listing:
 
 def listing_of(source: Source, layout: str, found: Found) -> Listing:
     """Return the listing of a source; `found` is used up. DataError if it has no images, or two of one name."""
-    ignored = (*source.tree.refused, *found.ignored)
+    ignored = [*source.tree.refused, *found.ignored]
     if not any(found.splits.values()):
         example = f" (ignored {len(ignored)} files, such as: {ignored[0]})" if ignored else ""
         raise DataError(f"{source.path} has no images in the layout {layout!r}{example}; is it complete?")
@@ -96,10 +97,15 @@ def listing_of(source: Source, layout: str, found: Found) -> Listing:
         class_titles=dict(sorted(found.class_titles.items())),
         expected=found.expected,
         empty_classes=tuple(sorted((found.class_names | found.empty_folders) - with_images)),
-        ignored=ignored,
+        ignored=_shortened(ignored),
         reader=source.reader(),
         spool_file=source.spool.finish(),
     )
+
+
+def _shortened(lines: list[str]) -> tuple[str, ...]:
+    rest = [f"{len(lines) - MOST_IGNORED} files more"] if len(lines) > MOST_IGNORED else []
+    return (*lines[:MOST_IGNORED], *rest)
 
 
 def _check_names(source: Source, split: str, images: Iterable[SourceImage]) -> None:

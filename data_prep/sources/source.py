@@ -28,8 +28,9 @@ class Source:
         if path.is_dir():
             self.tree = walk(os.path.abspath(path))
             return
-        if not path.exists():
-            raise ValueError(f"{path} does not exist; name a folder or an archive of images")
+        if not path.is_file():
+            what = "is neither a file nor a folder" if path.exists() else "does not exist"
+            raise ValueError(f"{path} {what}; name a folder or an archive of images")
         self.tree = Tree()
         self._index(Entry("", path.name, os.path.abspath(path), 0, path.stat().st_size), "", str(path))
 
@@ -79,7 +80,6 @@ class Source:
 
     def reader(self) -> SourceReader:
         """Return what reads the files found so far."""
-        self.spool.flush()
         if self.spool.used:
             with open(self.spool.path, "rb") as spooled:
                 self._stamps[self.spool.path] = stamp(spooled.fileno())

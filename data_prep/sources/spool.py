@@ -66,31 +66,33 @@ class Spool:
         return self._file is not None
 
     def append(self, data: bytes) -> int:
-        """Write `data` and return its place in the file. OSError if the disk is full."""
-        if self._file is None:
-            os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            self._file = open(self.path, "wb")  # noqa: SIM115  # until it is removed
-        start = self._file.tell()
-        self._file.write(data)
+        """Write `data` and return its place in the file. DataError if there is no room for it."""
+        try:
+            if self._file is None:
+                os.makedirs(os.path.dirname(self.path), exist_ok=True)
+                self._file = open(self.path, "wb", buffering=0)  # noqa: SIM115  # until it is removed
+            start = self._file.tell()
+            left = memoryview(data)
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise DataError(
+                f"{self.path} cannot be written ({error.strerror}): what is compressed is unpacked into it; make room, "
+                "or unpack it yourself elsewhere"
+            ) from error
         return start
 
     def unpack(self, file: IO[bytes], offset: int, num_bytes: int, label: str) -> tuple[int, int]:
         """Append what the compressed bytes at `offset` of `file` hold; return where that starts and ends.
 
-        DataError if they are damaged, or grow so much that they cannot be images.
+        DataError if they are damaged, grow so much that they cannot be images, or do not fit on the disk.
         """
         start = end = self.append(b"")
         compressed = io.BufferedReader(_Range(file.fileno(), offset, num_bytes), _CHUNK)
         for chunk in unpacked(compressed, label, max(LARGEST_GROWTH * num_bytes, SMALL_BYTES)):
             self.append(chunk)
             end += len(chunk)
-        self.flush()
         return start, end
-
-    def flush(self) -> None:
-        """Bring all that was written to the file."""
-        if self._file is not None:
-            self._file.flush()
 
     def finish(self) -> str | None:
         """Close the file for writing; return where it is, if there is one."""
@@ -102,9 +104,9 @@ class Spool:
     def remove(self) -> None:
         """Remove the file, if there is one."""
         if self._file is not None:
-            file, self._file = self._file, None
+            self._file.close()
+            self._file = None
             os.unlink(self.path)
-            file.close()
 
 
 class _Range(io.RawIOBase):

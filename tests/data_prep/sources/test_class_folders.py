@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.sources import SPOOL_SUFFIX, WHOLE, Listing, open_source
+from data_prep.sources import listing as listing_module
 from owt_mpi.data.manifest import DataError
 from tests.data_prep.conftest import tar_of_tars
 
@@ -136,6 +137,18 @@ def test_files_that_are_no_images_are_ignored_and_reported(files: Files, writers
     )
 
 
+def test_a_long_list_of_ignored_files_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing_module, "MOST_IGNORED", 2)
+    (tmp_path / "pear").mkdir()
+    for name in ("a.png", "b.xml", "c.xml", "d.xml", "e.xml"):
+        (tmp_path / "pear" / name).touch()
+    assert open_source(tmp_path).ignored == (
+        "pear/b.xml is not an image file",
+        "pear/c.xml is not an image file",
+        "2 files more",
+    )
+
+
 def test_names_with_control_and_undecodable_characters_are_made_printable(tmp_path: Path) -> None:
     folder = tmp_path / "source/pe\nar"
     folder.mkdir(parents=True)
@@ -178,7 +191,11 @@ def test_splits_beside_classes_are_an_error(files: Files, writers: Writers, tmp_
         open_source(writers["tar of class folders"](both, tmp_path / "source.tar"))
 
 
-def test_a_missing_source_is_a_wrong_argument(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nowhere does not exist") as caught:
-        open_source(tmp_path / "nowhere")
+@pytest.mark.parametrize(
+    ("name", "message"), [("nowhere", "does not exist"), ("pipe", "is neither a file nor a folder")]
+)
+def test_a_source_that_is_no_file_or_folder_is_a_wrong_argument(tmp_path: Path, name: str, message: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=f"{name} {message}") as caught:
+        open_source(tmp_path / name)
     assert not isinstance(caught.value, DataError)

@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import resource
 import struct
 import tarfile
 import zipfile
@@ -190,6 +191,22 @@ def test_a_compressed_bomb_is_refused_and_its_remains_removed(tmp_path: Path, mo
     path.write_bytes(gzip.compress(header("pear/a.png", 1 << 24) + b"\0" * (1 << 24)))
     with pytest.raises(DataError, match="unpacks to more than 2097152 bytes, too many for images"):
         open_source(path, spool_folder=tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_an_error_with_a_way_out_and_leaves_nothing(
+    files: Files, writers: Writers, tmp_path: Path
+) -> None:
+    path = writers["tar of class folders"](files, tmp_path / "source.tar.gz")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(
+            DataError, match=r"spool\.tmp cannot be written \(File too large\): .* make room, or unpack"
+        ):
+            open_source(path, spool_folder=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == [path]
 
 
