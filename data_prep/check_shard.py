@@ -49,9 +49,9 @@ def check_shard(folder: Path, manifest: Manifest, split: str, index: int) -> Sha
 
 
 def add_up(sums: Sequence[PixelSums]) -> PixelSums:
-    """Return the sums over all pixels of shards, one or more."""
-    image = sums[0].image
-    whole = PixelSums.zero(len(sums[0].total), None if image is None else (image.shape[0], image.shape[1]))
+    """Return the sums over all pixels of shards, one or more; without a sum of images where these differ in size."""
+    shapes = {None if each.image is None else each.image.shape[:2] for each in sums}
+    whole = PixelSums.zero(len(sums[0].total), shapes.pop() if len(shapes) == 1 else None)
     for each in sums:
         whole.add(each)
     return whole

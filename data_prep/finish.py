@@ -44,7 +44,7 @@ def finish(
         storage=plan.recipe.storage,
         class_titles=tuple(class_titles.get(name, "") for name in plan.class_names) if class_titles else (),
         mean_image=None if mean is None else write_mean_image(out, mean),
-        duplicates=_duplicates(out, splits, hashes),
+        duplicates=find_duplicates(out, splits, hashes),
         source_notes=tuple(source_notes),
         options=options,
     )
@@ -68,7 +68,9 @@ def _read_shards(
     return sums, sorted(odd_files, key=lambda odd: odd.name), np.concatenate(hashes)
 
 
-def _duplicates(out: Path, splits: dict[str, SplitEntry], hashes: dict[str, np.ndarray]) -> tuple[tuple[str, ...], ...]:
+def find_duplicates(
+    out: Path, splits: dict[str, SplitEntry], hashes: dict[str, np.ndarray]
+) -> tuple[tuple[str, ...], ...]:
     """Return the names of samples with the same source bytes, "split/class/file name", each group sorted."""
     together = np.concatenate(list(hashes.values()))
     keys = np.ascontiguousarray(together).view(f"V{together.shape[1]}")[:, 0]
