@@ -34,6 +34,10 @@ class DataOptions:
     """Images of a block."""
     shuffle_buffer: int = 16384
     """Images that are mixed, by all ranks together; each rank's memory should hold its part of their files."""
+    last_batch: Literal["drop", "pad", "wrap"] = "drop"
+    """What of the training images at the end of an epoch's order that are too few for a batch. drop: leave them out of
+    this epoch; pad: train on them, the other rows of the batch count nothing, and an image counts as much as in a full
+    batch; wrap: fill the batch up with images of the epoch's beginning. Validation counts every image once."""
     read_threads: int = 0
     """Threads of a rank that decode images stored encoded, besides those that compute; 0: as many as compute."""
     draft: bool = False

@@ -25,8 +25,7 @@ def tally_of_views(trainer: Trainer, views: Iterable[Batch]) -> np.ndarray:
     scores, loss, num_views = np.zeros(()), 0.0, 0
     labels = np.empty(0, np.int64)
     for batch in views:
-        own = batch.labels if batch.valid is None else np.where(batch.valid, batch.labels, -1)
-        passes = trainer.forward_only(batch, own, Context(False, batch.rows, trainer.seed))
+        passes = trainer.forward_only(batch, Context(False, batch.rows, trainer.seed))
         loss += float(to_host(xp.stack([each.loss for each in passes])).sum(dtype=np.float64))
         logits = to_host(xp.concatenate([each.logits for each in passes]))
         labels = np.concatenate([each.labels for each in passes])

@@ -184,8 +184,7 @@ class Trainer:
     def validate(self, batch: Batch) -> np.ndarray:
         """Return this rank's part of the batch's tally: add up over batches, then `total_score`."""
         enter("validation")
-        labels = batch.labels if batch.valid is None else np.where(batch.valid, batch.labels, -1)
-        return self._tally(self.forward_only(batch, labels, Context(False, batch.rows, self.seed)))[0]
+        return self._tally(self.forward_only(batch, Context(False, batch.rows, self.seed)))[0]
 
     def total_score(self, tally: np.ndarray) -> Score:
         """Return the score of all ranks' tallies together. All ranks call."""
@@ -266,7 +265,7 @@ class Trainer:
         tally = np.array([losses.sum(dtype=np.float64), *(hits if self.layout.head.rank == 0 else (0, 0, 0))])
         return tally, int(num_skipped)
 
-    def forward_only(self, batch: Batch, labels: np.ndarray, ctx: Context) -> list[HeadPass]:
+    def forward_only(self, batch: Batch, ctx: Context) -> list[HeadPass]:
         """Return the passes of the batch, with nothing kept for a backward. All ranks call."""
         passes: list[HeadPass] = []
 
@@ -274,7 +273,7 @@ class Trainer:
             self._head_loss(tensor(x, self.backend), labels, rows, ctx, passes)
 
         with no_tape():
-            self._run_passes(self._trunk_forward(batch, ctx), labels, head_step)
+            self._run_passes(self._trunk_forward(batch, ctx), batch.labels, head_step)
         return passes
 
     def _explain_non_finite(self, batch: Batch, step: int, loss: float) -> str:
@@ -291,7 +290,7 @@ class Trainer:
                 places.append((num_outputs, f"the output of {name}"))
             num_outputs += 1
 
-        self.forward_only(batch, batch.labels, Context(True, batch.rows, self.seed, step, watch))
+        self.forward_only(batch, Context(True, batch.rows, self.seed, step, watch))
         everyone = enumerate(self.layout.world.all_gather_object(places[:1]))
         found = min(((place, rank) for rank, first in everyone for place in first), default=None)
         first = f"{found[0][1]} on rank {found[1]}" if found else "the loss itself"

@@ -84,7 +84,7 @@ def make_loaders(
     global_batch, seed, crop = per_rank * world.size, config.run.seed, (config.model.crop, config.model.crop)
     options = config.data
     blocks = BlockShuffle(options.shuffle_block, options.shuffle_buffer) if options.shuffle == "block" else None
-    plan = TrainPlan(reader.num_samples, global_batch, seed, blocks)
+    plan = TrainPlan(reader.num_samples, global_batch, seed, blocks, options.last_batch)
     colours = colour_noise(statistics, options.colour_noise)
     random_views = RandomViews(seed, crop, options.flip, options.crop_mode == "resized", colours)
     fixed_views = TenViews(crop) if options.validation_views == 10 else CentreView(crop)

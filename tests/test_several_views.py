@@ -36,7 +36,7 @@ def score(plan, loss):
         for view in VIEWS:
             batch = part_of(view, comm.rank, comm.size)
             valid = batch.rows < NUM_VALID
-            views.append(replace(batch, valid=valid, labels=np.where(valid, batch.labels, 0)))
+            views.append(replace(batch, valid=valid, labels=np.where(valid, batch.labels, -1)))
         return trainer.total_score(tally_of_views(trainer, iter(views)))
 
     scores = run_ranks(plan.num_ranks, of_rank)

@@ -9,7 +9,7 @@ from owt_mpi.autograd import Op
 from owt_mpi.backends.reference import ReferenceBackend
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
-from owt_mpi.config import Config, ParallelOptions
+from owt_mpi.config import Config, OptimizerOptions, ParallelOptions
 from owt_mpi.nn.layers import Flatten, Linear
 from owt_mpi.nn.model import Model
 from owt_mpi.nn.module import Sequential
@@ -86,7 +86,7 @@ def test_validation_counts_valid_rows_alone_and_keeps_no_tape():
         trainer = make_trainer(comm, Plan(comm.size))
         batch = part_of(global_batch(3, "float64"), comm.rank, comm.size)
         valid = batch.rows < 11
-        tally = trainer.validate(replace(batch, valid=valid, labels=np.where(valid, batch.labels, 0)))
+        tally = trainer.validate(replace(batch, valid=valid, labels=np.where(valid, batch.labels, -1)))
         assert isinstance(trainer.trunk, Sequential)
         return trainer.total_score(tally)
 
@@ -99,6 +99,25 @@ def test_validation_counts_valid_rows_alone_and_keeps_no_tape():
             alone.top5_hits,
             alone.num_examples,
         )
+
+
+@pytest.mark.parametrize("loss", ["logistic", "softmax"])
+def test_an_image_counts_as_much_in_a_batch_with_empty_rows(loss):
+    def update(rows_that_count):
+        comm, batch = SerialCommunicator(), global_batch(0, "float64")
+        config = Config(
+            optimizer=OptimizerOptions(lr=0.02, weight_decay=0.0), parallel=ParallelOptions(dtype="float64")
+        )
+        layout = make_layout(comm, Plan(1))
+        trainer = Trainer(config, tiny_model(loss), layout, ReferenceBackend(), GLOBAL_BATCH)
+        parameters = trainer.trunk.parameters() + trainer.head.parameters()
+        before = [p.data.copy() for p in parameters]
+        trainer.train_step(replace(batch, labels=np.where(rows_that_count, batch.labels, -1)), 0)
+        return [p.data - values for p, values in zip(parameters, before, strict=True)]
+
+    first = np.arange(GLOBAL_BATCH) < 11
+    for whole, *parts in zip(update(first | True), update(first), update(~first), strict=True):
+        np.testing.assert_allclose(sum(parts), whole, rtol=0, atol=1e-10 * np.abs(whole).max())
 
 
 def test_the_first_layers_input_gradient_is_never_computed(monkeypatch):

@@ -24,7 +24,7 @@ class Batch:
     """One rank's n rows of a global batch. The arrays belong to whoever took the batch.
 
     `rows` are their positions in the global batch and `indices` their samples, PADDING where there is none; `valid`
-    is None where all rows hold a sample. Padded rows are black images with label 0.
+    is None where all rows hold a sample. Padded rows are black images with label -1: they count nothing.
     """
 
     images: Array  # (n, h, w, c), normalised, on the device
@@ -130,7 +130,7 @@ class Loader:
         assert valid[:num_valid].all(), "padding comes last"
         shape = (len(indices), *self._augmentation.crop, self._reader.num_channels)
         pixels, flips = self._backend.host_empty(shape, np.uint8), np.zeros(len(indices), np.bool_)
-        labels = np.zeros(len(indices), np.int64)
+        labels = np.full(len(indices), -1, np.int64)
         pixels[num_valid:] = 0
         there, colours = indices[:num_valid], None
         views = self._augmentation.views(epoch, there, self._reader.sizes(there), view)

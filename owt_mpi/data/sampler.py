@@ -5,7 +5,7 @@ equal blocks, so the global batch is the concatenation over ranks and every rank
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from owt_mpi import rng
 from owt_mpi.data.block_shuffle import BlockShuffle
 
 PADDING = -1  # the index of a row that holds no sample
+LastBatch = Literal["drop", "pad", "wrap"]
 
 
 def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
@@ -51,8 +52,10 @@ class BatchPlan(Protocol):
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """Every epoch in a new order. The last num_samples % B samples of the order are left out: all batches are full.
+    """Every epoch in a new order, cut into batches.
 
+    What of the num_samples % B samples at the end of the order: with "drop" they are left out of this epoch; with "pad"
+    they make a batch with rows of PADDING; with "wrap" one with the first samples of the order once more.
     The order is `epoch_order`, in which every permutation is as likely as another, or that of `blocks` where given.
     """
 
@@ -60,24 +63,37 @@ class TrainPlan:
     global_batch: int
     seed: int
     blocks: BlockShuffle | None = None
+    last_batch: LastBatch = "drop"
 
     def __post_init__(self) -> None:
-        if self.num_samples < self.global_batch:
+        if self.steps_per_epoch == 0:
             raise ValueError(
                 f"the training set has {self.num_samples} images, fewer than a global batch of {self.global_batch}; "
-                f"choose a global batch of at most {self.num_samples}"
+                f"choose a global batch of at most {self.num_samples}, or --last-batch pad or wrap"
             )
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of full batches."""
-        return self.num_samples // self.global_batch
+        """The number of batches."""
+        full = self.num_samples // self.global_batch
+        return full if self.last_batch == "drop" else -(-self.num_samples // self.global_batch)
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the order of an epoch, cut to whole batches."""
-        if self.blocks is not None:
-            return self.blocks.order(self.seed, epoch, self.num_samples, self.global_batch)
-        return epoch_order(self.seed, epoch, self.num_samples)[: self.steps_per_epoch * self.global_batch]
+        """Return the samples of whole batches, PADDING or some once more where there are too few."""
+        num_rows = self.steps_per_epoch * self.global_batch
+        samples = self._samples(epoch)
+        if self.last_batch == "wrap":
+            return np.resize(samples, num_rows)
+        order = np.full(num_rows, PADDING, np.int64)
+        order[: len(samples)] = samples[:num_rows]
+        return order
+
+    def _samples(self, epoch: int) -> np.ndarray:
+        """Return the samples in the order of an epoch; of blocks, those of full batches and then the others."""
+        if self.blocks is None:
+            return epoch_order(self.seed, epoch, self.num_samples)
+        mixed = self.blocks.order(self.seed, epoch, self.num_samples, self.global_batch)
+        return np.concatenate([mixed, np.setdiff1d(np.arange(self.num_samples), mixed)])
 
 
 @dataclass(frozen=True)

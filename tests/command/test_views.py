@@ -8,7 +8,8 @@ import pytest
 from owt_mpi.checkpoint.weights import read_weights
 from tests.command.test_train import options, records_of, train_alone
 
-SEEN = ["--crop-mode", "resized", "--colour-noise", "0.2", "--validation-views", "10"]
+ROWS = ["--global-batch", "20", "--scheme", "a", "--last-batch", "pad"]  # of 96 images, so that 4 rows are empty
+SEEN = [*ROWS, "--crop-mode", "resized", "--colour-noise", "0.2", "--validation-views", "10"]
 
 
 def test_ranks_see_the_same_views_and_average_the_same_scores(shards: Path, preset: Path, tmp_path: Path):

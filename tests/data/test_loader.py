@@ -62,6 +62,29 @@ def test_validation_counts_every_sample_once_on_any_number_of_ranks(folder: Path
     assert sorted(seen) == list(range(11))
 
 
+def views_of(reader: Reader, rank: int, size: int, start_step: int = 0) -> list[Batch]:
+    """Return a rank's batches of an epoch with all that can be random, and a last batch that is not full."""
+    plan = TrainPlan(29, 8, seed=9, last_batch="pad")
+    augmentation = RandomViews(9, CROP, resized=True, colours=np.eye(3) * 5)
+    return list(make_loader(reader, plan, augmentation=augmentation, rank=rank, size=size).epoch(3, start_step))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("start_step", [0, 2])
+def test_any_number_of_ranks_from_any_step_on_gets_the_same_rows_and_pixels(
+    folder: Path, size: int, start_step: int
+) -> None:
+    reader = ShardReader(folder, "train")
+    expected = views_of(reader, 0, 1)[start_step:]
+    ranks = [views_of(reader, rank, size, start_step) for rank in range(size)]
+    assert len(expected) == 4 - start_step
+    for whole, *parts in zip(expected, *ranks, strict=True):
+        for name in ("images", "labels", "rows", "indices"):
+            np.testing.assert_array_equal(joined(tuple(parts), name), getattr(whole, name), strict=True)
+    assert expected[-1].labels[-3:].tolist() == [-1, -1, -1]
+    assert (expected[-1].labels[:-3] >= 0).all()
+
+
 def test_validation_batches_are_normalised_centre_crops(folder: Path, pixels: np.ndarray) -> None:
     reader = ShardReader(folder, "val")
     options = {"augmentation": CentreView(CROP), "dtype": np.dtype(np.float64)}
