@@ -35,6 +35,7 @@ def test_the_papers_preset_holds_the_papers_figures():
     assert (optimizer.lr, optimizer.momentum, optimizer.weight_decay) == (0.01, 0.9, 0.0005)
     assert optimizer.lr_factor == pytest.approx(250 ** (-1 / 3), rel=1e-4)
     assert optimizer.bias_lr_multiplier == 2
+    assert config.data.colour_noise == 0.1
 
 
 @pytest.mark.parametrize(

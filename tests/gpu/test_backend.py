@@ -1,5 +1,6 @@
 """The GPU backend on a GPU: what tests/backends holds against the stand-in for CuPy, with nothing in its place."""
 
+import queue
 import threading
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from owt_mpi.backends.cuda_device import CHUNK_BYTES, NUM_CHUNKS
 from owt_mpi.backends.gemm_conv import GemmConv
+from owt_mpi.backends.pixels import start_normalise_on_host
 from owt_mpi.backends.precision import HALF_DTYPES
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.nn.model import Loss
@@ -84,3 +86,31 @@ def test_ranks_that_share_the_gpu_train_the_same_network_as_the_reference(gpu, n
 
     for parameters in run_ranks(num_ranks, train):
         assert largest_difference(parameters, expected) < 1e-4
+
+
+def test_batches_arrive_whole_under_load(gpu):
+    """One thread starts batches, two ahead; another takes them and computes for longer than they cross."""
+    shape, num_batches, dtype = (64, 96, 80, 3), 40, np.dtype(np.float32)
+    mean, scale, flips = np.array([10.0, 20.0, 30.0]), np.array([0.5, 1.0, 2.0]), np.arange(64) % 2 == 0
+    under_way = queue.Queue(2)
+
+    def prepare():
+        for number in range(num_batches):
+            pixels = gpu.host_empty(shape, np.uint8)
+            pixels[...] = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
+            under_way.put(gpu.start_normalise(pixels, flips, mean, scale, None, dtype))
+
+    thread = threading.Thread(target=prepare)
+    thread.start()
+    factors = gpu.from_host(np.full((512, 512), 1 / 512, np.float32))
+    results = []
+    for _ in range(num_batches):
+        images = under_way.get()()
+        for _ in range(20):
+            factors = factors @ factors
+        results.append(images + factors[0, 0])
+    thread.join()
+    for number, result in enumerate(results):
+        pixels = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
+        expected = start_normalise_on_host(pixels, flips, mean, scale, None, dtype)()
+        np.testing.assert_allclose(gpu.to_host(result), expected + 1 / 512, rtol=1e-5, atol=1e-5)
