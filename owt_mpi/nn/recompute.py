@@ -26,6 +26,14 @@ class RecomputedSequential(Sequential):
         assert list(cuts) == sorted(set(cuts) & set(range(1, len(layers)))), cuts
         self.blocks = [layers[start:stop] for start, stop in zip((0, *cuts), (*cuts, len(layers)), strict=True)]
 
+    @property
+    def layers_run_twice(self) -> list[Module]:
+        """The layers whose forward pass is made again: of all blocks but the last, and those without a gradient."""
+        blocks = self.blocks[:-1]
+        while blocks and not any(layer.parameters() for layer in blocks[0]):
+            blocks = blocks[1:]
+        return [layer for block in blocks for layer in block]
+
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         if ctx.watch is not None:
             return super().forward(x, ctx)
@@ -58,6 +66,15 @@ def blocks_of(trunk: Module, x: Tensor, itemsize: int, backend: str) -> list[Blo
 def kept_by(blocks: Sequence[Block]) -> int:
     """Return the bytes that are kept between forward and backward."""
     return sum(block.input_bytes for block in blocks) + kept_bytes(blocks[-1].steps)
+
+
+def kept_while_backward(blocks: Sequence[Block]) -> int:
+    """Return the most bytes that the tape holds at once while the blocks run backward, gradients not counted."""
+    held = most = 0
+    for block in blocks:
+        held += block.input_bytes
+        most = max(most, held + kept_bytes(block.steps))
+    return most
 
 
 def backward_peak_of(blocks: Sequence[Block], weight_grads: int) -> int:

@@ -7,6 +7,7 @@ from math import prod
 from owt_mpi.autograd import Op, Tensor, symbolic
 from owt_mpi.nn.model import Loss, Model
 from owt_mpi.nn.module import Module
+from owt_mpi.nn.recompute import RecomputedSequential
 from owt_mpi.nn.walk import walk
 from owt_mpi.ops.flatten import FlattenOp
 from owt_mpi.parallel.layout import Layout
@@ -22,6 +23,7 @@ _MASTER_BYTES = 4  # weights and momentum are float32 in every precision
 def step_kernels(model: Model, layout: Layout, images_per_rank: int, precision: PrecisionName) -> list[Kernel]:
     """Return the kernels of one training step on one rank of `layout`, in the order in which they run, none fused.
 
+    Forward kernels of layers that the trunk computes again (--recompute) run twice, and stand where they run first.
     Each of the head's passes but the first adds to the gradients of those before. Every rank updates all weights it
     holds, once (--trunk-sync all-reduce); in 16 bits it also writes the copy of them that products read. Left out:
     labels and hits, the sums that collectives make, and checks of gradients for overflow.
@@ -30,6 +32,7 @@ def step_kernels(model: Model, layout: Layout, images_per_rank: int, precision: 
     spec, scheme, size = model.spec, layout.scheme, layout.boundary.size
     images = symbolic((images_per_rank, spec.crop, spec.crop, spec.channels))
     trunk, acts = _part(model.trunk, images, "images", itemsize)
+    trunk_forward = _run_twice(trunk.forward, model.trunk)
 
     rows = len(scheme.group_rows(size, images_per_rank, 0))
     features = acts.shape[1] // size if scheme.splits_inputs else acts.shape[1]
@@ -42,7 +45,7 @@ def step_kernels(model: Model, layout: Layout, images_per_rank: int, precision: 
     further = [replace(_adding_to(kernel, sums), runs=num_further) for kernel in first_pass if num_further]
     parts = (("trunk", model.trunk), ("head", sharded))
     updates = [_update(name, part, itemsize) for name, part in parts if part.parameters()]
-    return [_input(images, itemsize), *trunk.forward, *first_pass, *further, *trunk.backward, *updates]
+    return [_input(images, itemsize), *trunk_forward, *first_pass, *further, *trunk.backward, *updates]
 
 
 def _part(root: Module, x: Tensor, x_name: str, itemsize: int) -> tuple[Work, Tensor]:
@@ -65,6 +68,13 @@ def _part(root: Module, x: Tensor, x_name: str, itemsize: int) -> tuple[Work, Te
             forward.extend(work.forward)
             calls.append((op, work.backward))
     return Work(tuple(forward), _backward(calls, operands)), root_output
+
+
+def _run_twice(forward: tuple[Kernel, ...], trunk: Module) -> list[Kernel]:
+    """Return the trunk's kernels, with two runs of those that its backward pass runs again."""
+    twice = trunk.layers_run_twice if isinstance(trunk, RecomputedSequential) else []
+    names = {module.name for layer in twice for module in layer.modules()}
+    return [replace(kernel, runs=2) if kernel.layer in names else kernel for kernel in forward]
 
 
 def _backward(calls: list[tuple[Op, tuple[Kernel, ...]]], operands: dict[int, Operand]) -> tuple[Kernel, ...]:

@@ -20,8 +20,8 @@ _BACKWARD = {"ReLU grad + bias grad": {"ReLU grad", "bias grad"}, "pool": {"max 
 def fused(kernels: Sequence[Kernel], fusing: Fusing) -> list[Kernel]:
     """Return the kernels of a step (`step_kernels`) with `fusing` applied.
 
-    A chain is fused where a kernel reads what the one before it wrote. What a fused kernel makes is written if another
-    kernel reads it.
+    A chain is fused where a kernel reads what the one before it wrote, and runs as often. What a fused kernel makes is
+    written if another kernel reads it.
     """
     levels = FUSINGS[: FUSINGS.index(fusing) + 1]
     forward = {work for level in levels for work in _FORWARD.get(level, ())}
@@ -33,7 +33,7 @@ def fused(kernels: Sequence[Kernel], fusing: Fusing) -> list[Kernel]:
             kernel.work,
             before.work,
         } <= backward
-        if chains and joins and _reads_result(kernel, before):
+        if chains and joins and kernel.runs == before.runs and _reads_result(kernel, before):
             chains[-1].append(kernel)
         else:
             chains.append([kernel])

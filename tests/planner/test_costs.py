@@ -1,20 +1,29 @@
 """Kernels of a step against numbers worked out by hand, and against the forecast of `--dry-run`."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from owt_mpi.autograd import Op, Tensor
+from owt_mpi.backends.reference import ReferenceBackend
+from owt_mpi.comm.serial import SerialCommunicator
+from owt_mpi.config import Config
+from owt_mpi.data.loader import Batch
+from owt_mpi.measure.timed_backend import TimedBackend
 from owt_mpi.nn.layers import LRN, AvgPool2d, Conv2d, Dropout, Flatten, MaxPool2d, ReLU
 from owt_mpi.nn.models import MODELS
-from owt_mpi.nn.module import Context, Module
+from owt_mpi.nn.module import Context, Module, Sequential
+from owt_mpi.nn.recompute import RecomputedSequential
 from owt_mpi.nn.restricted import restricted
 from owt_mpi.ops.add import add
 from owt_mpi.ops.conv2d import conv2d
-from owt_mpi.parallel.layout import Plan
+from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.planner.exchange import layout_of
 from owt_mpi.planner.fusing import FUSINGS, fused
 from owt_mpi.planner.kernel import step_bytes, step_flop
 from owt_mpi.summary import summarise
+from owt_mpi.trainer import Trainer
 from tests.planner.steps import SPEC, only, small_model, step_of
 
 
@@ -109,6 +118,53 @@ def test_totals_count_every_run():
         kernel.num_bytes for kernel in step if kernel.runs == 3
     )
     assert step_flop(step) == sum(kernel.flop * kernel.runs for kernel in step)
+
+
+def cut_model(*cuts: int):
+    layers = {"lrn": LRN(), "conv": Conv2d(4, 8, 3, 1, 1), "relu": ReLU(), "max": MaxPool2d(3, 2)}
+    model = small_model({**layers, "conv2": Conv2d(8, 8, 3, 1, 1)}, crop=13)
+    assert isinstance(model.trunk, Sequential)
+    model.trunk = RecomputedSequential(model.trunk, cuts)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("cuts", "twice"),
+    [
+        ((), set()),
+        ((3,), {"trunk.lrn", "trunk.conv", "trunk.relu"}),
+        ((1, 4), {"trunk.conv", "trunk.relu", "trunk.max"}),  # lrn comes before all that has a gradient
+    ],
+)
+def test_what_is_computed_again_counts_twice(cuts, twice):
+    whole, cut = step_of(cut_model(), 5), step_of(cut_model(*cuts), 5)
+    forward = [k for k in whole if k.layer in twice and "grad" not in k.work]
+    assert {kernel.layer for kernel in forward} == twice
+    assert step_flop(cut) == step_flop(whole) + sum(kernel.flop for kernel in forward)
+    assert step_bytes(cut) == step_bytes(whole) + sum(kernel.num_bytes for kernel in forward)
+
+
+@pytest.mark.parametrize("cuts", [(), (3,), (1, 4)])
+def test_kernels_run_as_often_as_a_training_step_calls_the_backend(cuts):
+    model, backend = cut_model(*cuts), TimedBackend(ReferenceBackend())
+    trainer = Trainer(Config(), model, make_layout(SerialCommunicator(), Plan(1)), backend, 5)
+    images = np.random.default_rng(2).standard_normal((5, 13, 13, 4)).astype(np.float32)
+    backend.calls.clear()
+    trainer.train_step(Batch(images, np.arange(5), np.arange(5), np.arange(5), None), 0)
+    called = Counter(call.operation for call in backend.calls)
+    planned = Counter[str]()
+    for kernel in step_of(model, 5):
+        planned[kernel.work] += kernel.runs
+    names = {"conv": "conv2d", "LRN": "lrn", "max pool": "max_pool2d", "conv grad_w": "conv2d_grad_w"}
+    assert {work: planned[work] for work in names} == {work: called[name] for work, name in names.items()}
+
+
+def test_a_layer_is_not_fused_with_one_that_runs_less_often():
+    (pooled,) = [k for k in fused(step_of(cut_model(4), 5), "pool") if k.layer == "trunk.conv" and k.runs == 2]
+    assert pooled.work == "conv + bias + ReLU + max pool"
+    works = [(kernel.work, kernel.runs) for kernel in fused(step_of(cut_model(3), 5), "pool")]
+    assert ("conv + bias + ReLU", 2) in works
+    assert ("max pool", 1) in works
 
 
 def test_the_input_split_adds_a_bias_to_its_own_block_of_the_sums():
