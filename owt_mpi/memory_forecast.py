@@ -1,19 +1,21 @@
 """The memory that a rank needs, worked out from shapes alone: what is held throughout, and the peak of a step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
 from owt_mpi.autograd import Parameter, Tensor, symbolic
+from owt_mpi.backends.cuda_device import PINNED_BYTES
 from owt_mpi.backends.cudnn import default_workspace_bytes
 from owt_mpi.backends.precision import exact_dtype, is_half
 from owt_mpi.nn.kept import Step, backward_peak_bytes, kept_bytes, steps_of
 from owt_mpi.nn.model import Model
-from owt_mpi.nn.recompute import backward_peak_of, blocks_of, kept_by
+from owt_mpi.nn.recompute import backward_peak_of, blocks_of, kept_by, kept_while_backward
 from owt_mpi.ops.conv2d import Conv2dOp
+from owt_mpi.ops.lrn import LrnOp
 from owt_mpi.ops.max_pool2d import MaxPool2dOp
 from owt_mpi.parallel.layout import Layout
 from owt_mpi.parallel.sharded import shard_head
@@ -25,7 +27,8 @@ from owt_mpi.parallel.wire_format import WireDtype, crossing_type, wire_itemsize
 class MemoryOptions:
     """What the memory depends on besides model, layout, batch and dtype.
 
-    `device_bytes`: a GPU's memory, 0: not known. `workspace_bytes`: cuDNN's limit, None: what it is by default.
+    `device_bytes`: a GPU's memory, 0: not known. `workspace_bytes`: what convolutions on it may work in, None: what
+    cuDNN may by default. `pinned_bytes`: pinned memory of the transport.
     """
 
     backend: str = "onednn"
@@ -34,10 +37,11 @@ class MemoryOptions:
     prefetch: int = 2
     device_bytes: int = 0
     workspace_bytes: int | None = None
+    pinned_bytes: int = 0
 
 
-# measured on the host: of the memory that keep_freed_memory lets a process keep, that much more than its arrays
-# need at once lies between them
+# of the memory that keep_freed_memory lets a process keep on the host, that much more than its arrays need at once
+# lies between them: fitted to alexnet-owt, where other nets lose from 6 to 25 %
 _LOST_SHARE = 1 / 6
 
 
@@ -45,12 +49,16 @@ _LOST_SHARE = 1 / 6
 class MemoryForecast:
     """Bytes a rank needs: what it always holds, and what it holds besides in each phase of a step.
 
-    `lost_share` of that is lost between arrays.
+    `lost_share` of that is lost between arrays. `least_bytes` are those among them that no step can do without, from
+    the second on: no workspace, nothing on its way or made ahead, no gradient longer than until it is used, nothing
+    lost. `beside` is what a GPU's rank takes on the host.
     """
 
     always: dict[str, int]
     phases: dict[str, dict[str, int]]
     lost_share: float
+    least_bytes: int
+    beside: dict[str, int] = field(default_factory=dict)
 
     @property
     def peak(self) -> str:
@@ -76,63 +84,105 @@ def forecast_memory(
 
     The memory of interpreter, libraries and driver is not counted, nor, on a GPU, what is lost between arrays.
     """
-    backend, itemsize, exact = options.backend, dtype.itemsize, exact_dtype(dtype).itemsize
-    spec, size = model.spec, layout.boundary.size
-    images = symbolic((images_per_rank, spec.crop, spec.crop, spec.channels))
-    scheme, num_passes = layout.scheme, layout.scheme.num_passes(size)
-    rows = len(scheme.group_rows(size, images_per_rank, 0))
-    features = model.num_features // size if scheme.splits_inputs else model.num_features
-    head = shard_head(model.head, layout.head, model.num_features, scheme.splits_inputs)
-    boundary = Tensor(None, None, (rows, features), np.float32, requires_grad=True)
-    head_steps, logits = steps_of(head, boundary, itemsize, backend)
-    trunk_blocks = blocks_of(model.trunk, images, itemsize, backend)
-
-    trunk, head_held = (_Weights.of(part.parameters()) for part in (model.trunk, head))
-    weights = trunk.number + head_held.number
-    acts, assembled = images_per_rank * model.num_features * itemsize, rows * features * itemsize
-    loss = prod(logits.shape) * exact  # the gradient of the logits, which comes with the loss
-    all_logits = (num_passes - 1) * loss
-    # in a bucket a gradient is copied from where it was made; without, passes are added up in a third array
-    trunk_grads = int(layout.trunk.size > 1)
-    head_grads = 1 if layout.replicas.size > 1 else 2 if num_passes > 1 else 0
-    head_peak = backward_peak_bytes(head_steps, head_grads)
-    kept = kept_by(trunk_blocks)
-    shares = (layout.trunk.size, layout.replicas.size) if options.trunk_sync == "sharded" else (1, 1)
-    momentum = (trunk.number // shares[0] + head_held.number // shares[1]) * exact
-    syncs = ((trunk, layout.trunk.size), (head_held, layout.replicas.size))
-    crossing = sum(_sync_bytes(held.number, ranks, dtype, options) for held, ranks in syncs)
-    steps = [*(step for block in trunk_blocks for step in block.steps), *head_steps]
+    rank, is_gpu = _Rank(model, layout, images_per_rank, dtype, options), options.backend == "cuda"
     return MemoryForecast(
-        always={
-            "weights": weights * itemsize,
-            **({"master weights": momentum} if is_half(dtype) else {}),
-            "gradients": weights * itemsize,
-            "momentum": momentum,
-            "images": _images_bytes(prod(images.shape), dtype, options),
-            "workspace": _workspace_bytes(steps, itemsize, options),
-        },
-        phases={
-            "head": {
-                "activations of the trunk": kept,
-                # with the gradient as it is made and, if scaled, again; logits in float32 are a copy of halves
-                "activations of the head": kept_bytes(head_steps) + all_logits + (3 if is_half(dtype) else 2) * loss,
-                "gradients under way": head_peak - kept_bytes(head_steps),
-                # assembled for this pass and the next; a gradient that leaves, and what has come back
-                "exchange": assembled * (2 + (num_passes > 1)) + acts,
-            },
-            "trunk backward": {
-                "activations of the trunk": kept,
-                "activations of the head": all_logits + loss,
-                "gradients under way": backward_peak_of(trunk_blocks, trunk_grads) - kept,
-                "exchange": crossing + 2 * acts,  # the boundary's activations and gradient stay to the end
-            },
-            "update": {
-                "exchange": crossing,
-                "update": max(trunk.largest, head_held.largest) * exact * (3 if backend == "reference" else 0),
-            },
-        },
-        lost_share=0.0 if backend == "cuda" else _LOST_SHARE,
+        always=rank.always(),
+        phases={"head": rank.in_head(), "trunk backward": rank.in_trunk_backward(), "update": rank.in_update()},
+        lost_share=0.0 if is_gpu else _LOST_SHARE,
+        least_bytes=rank.least_bytes(),
+        beside={"images": rank.made_ahead, "pinned memory": PINNED_BYTES + options.pinned_bytes} if is_gpu else {},
     )
+
+
+class _Rank:
+    """The sizes of what one rank computes and holds, in bytes."""
+
+    def __init__(self, model: Model, layout: Layout, n: int, dtype: np.dtype, options: MemoryOptions) -> None:
+        self.options, self.dtype, self.exact = options, dtype, exact_dtype(dtype).itemsize
+        itemsize, size, scheme = dtype.itemsize, layout.boundary.size, layout.scheme
+        self.num_passes = scheme.num_passes(size)
+        rows = len(scheme.group_rows(size, n, 0))
+        features = model.num_features // size if scheme.splits_inputs else model.num_features
+        self.acts, self.assembled = n * model.num_features * itemsize, rows * features * itemsize
+        self.is_shared = size > 1
+
+        head = shard_head(model.head, layout.head, model.num_features, scheme.splits_inputs)
+        boundary = Tensor(None, None, (rows, features), np.float32, requires_grad=True)
+        self.head_steps, logits = steps_of(head, boundary, itemsize, options.backend)
+        self.logits = prod(logits.shape) * self.exact  # of a pass, and as much for their gradient
+        images = symbolic((n, model.spec.crop, model.spec.crop, model.spec.channels))
+        self.blocks = blocks_of(model.trunk, images, itemsize, options.backend)
+        self.kept = kept_by(self.blocks)
+        self.made_ahead, self.images = _images_bytes(prod(images.shape), dtype, options)
+
+        self.trunk, self.head = (_Weights.of(part.parameters()) for part in (model.trunk, head))
+        self.weights = (self.trunk.number + self.head.number) * itemsize
+        syncs = ((self.trunk, layout.trunk.size), (self.head, layout.replicas.size))
+        shares = [ranks if options.trunk_sync == "sharded" else 1 for _, ranks in syncs]
+        self.momentum = sum(held.number // share for (held, _), share in zip(syncs, shares, strict=True)) * self.exact
+        self.masters = self.momentum if is_half(dtype) else 0
+        self.trunk_bucket, self.head_bucket = (held.number * itemsize * (ranks > 1) for held, ranks in syncs)
+        self.crossing = sum(_sync_bytes(held.number, ranks, dtype, options) for held, ranks in syncs)
+
+    @property
+    def kept_in_head(self) -> int:
+        """What a pass has made when its loss is known: outputs, their exact copy, the last gradient, past logits."""
+        copies = 2 if is_half(self.dtype) else 1
+        return kept_bytes(self.head_steps) + (copies + self.num_passes - 1) * self.logits
+
+    def always(self) -> dict[str, int]:
+        """Return what is held throughout."""
+        steps = [*(step for block in self.blocks for step in block.steps), *self.head_steps]
+        return {
+            "weights": self.weights,
+            **({"master weights": self.masters} if self.masters else {}),
+            "gradients": self.weights,
+            "momentum": self.momentum,
+            "images": self.images + (0 if self.options.backend == "cuda" else self.made_ahead),
+            "workspace": _workspace_bytes(steps, self.dtype.itemsize, self.options),
+        }
+
+    def in_head(self) -> dict[str, int]:
+        """Return what is held besides in a pass of the head."""
+        # in a bucket a gradient is copied from where it was made; without, passes are added up in a third array
+        weight_grads = 1 if self.head_bucket else 2 if self.num_passes > 1 else 0
+        return {
+            "activations of the trunk": self.kept,
+            "activations of the head": self.kept_in_head + self.logits,  # whose gradient is there unscaled too
+            "gradients under way": backward_peak_bytes(self.head_steps, weight_grads) - kept_bytes(self.head_steps),
+            # assembled for this pass and the next; a gradient that leaves, and what has come back
+            "exchange": self.assembled * (2 + (self.num_passes > 1)) + self.acts,
+        }
+
+    def in_trunk_backward(self) -> dict[str, int]:
+        """Return what is held besides in the trunk's backward pass."""
+        return {
+            "activations of the trunk": self.kept,
+            "activations of the head": self.num_passes * self.logits,
+            "gradients under way": backward_peak_of(self.blocks, int(self.trunk_bucket > 0)) - self.kept,
+            "exchange": self.crossing + 2 * self.acts,  # the boundary's activations and gradient stay to the end
+        }
+
+    def in_update(self) -> dict[str, int]:
+        """Return what is held besides in the update."""
+        terms = 3 if self.options.backend == "reference" else 0
+        largest = max(self.trunk.largest, self.head.largest)
+        return {"exchange": self.crossing, "update": terms * largest * self.exact}
+
+    def least_bytes(self) -> int:
+        """Return MemoryForecast.least_bytes."""
+        buckets = self.trunk_bucket + self.head_bucket
+        head_gradients = self.head.number * self.dtype.itemsize - self.head_bucket
+        in_head = self.kept + self.kept_in_head + self.assembled * self.is_shared
+        in_backward = kept_while_backward(self.blocks) + head_gradients
+        most = max(in_head, in_backward, self.weights - buckets)
+        return self.weights + self.masters + self.momentum + self.images + buckets + most - self._spare_bytes()
+
+    def _spare_bytes(self) -> int:
+        """Return what may not be kept after all: oneDNN's second array for LRN, where NumPy computes that."""
+        if self.options.backend != "onednn":
+            return 0
+        return sum(step.grad_y for block in self.blocks for step in block.steps if isinstance(step.op, LrnOp))
 
 
 class _Weights(NamedTuple):
@@ -147,12 +197,13 @@ class _Weights(NamedTuple):
         return cls(sum(sizes), max(sizes, default=0))
 
 
-def _images_bytes(size: int, dtype: np.dtype, options: MemoryOptions) -> int:
-    """Return what `size` numbers of images take: on the host with those made ahead, and those read and cropped."""
+def _images_bytes(size: int, dtype: np.dtype, options: MemoryOptions) -> tuple[int, int]:
+    """Return what `size` numbers of images take on the host, made ahead, read and cropped, and those trained on."""
+    loaded = size * exact_dtype(dtype).itemsize  # the loader rounds nothing
+    ahead = (options.prefetch + 1) * loaded + 2 * size
     if options.backend == "cuda":
-        return size * dtype.itemsize
-    rounded = size * dtype.itemsize if is_half(dtype) else 0  # the loader makes float32
-    return size * exact_dtype(dtype).itemsize * (options.prefetch + 2) + 2 * size + rounded
+        return ahead + loaded, size * dtype.itemsize
+    return ahead, loaded + (size * dtype.itemsize if is_half(dtype) else 0)
 
 
 def _workspace_bytes(steps: Sequence[Step], itemsize: int, options: MemoryOptions) -> int:

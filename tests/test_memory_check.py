@@ -18,7 +18,9 @@ from owt_mpi.memory_check import check_memory, describe_memory, peak_resident_by
 from owt_mpi.memory_forecast import MemoryForecast
 from owt_mpi.training_run import run_training
 
-FORECAST = MemoryForecast({"weights": 2_000_000}, {"head": {"exchange": 1_000_000, "update": 0}}, lost_share=0.0)
+FORECAST = MemoryForecast(
+    {"weights": 2_000_000}, {"head": {"exchange": 1_000_000, "update": 0}}, lost_share=0.0, least_bytes=0
+)
 
 
 def config(run_dir: Path) -> Config:

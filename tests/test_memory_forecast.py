@@ -11,10 +11,13 @@ from owt_mpi.backends.base import DropoutMask
 from owt_mpi.backends.cuda_kernels import winner_dtype
 from owt_mpi.backends.kept import workspace_bytes
 from owt_mpi.backends.onednn import OneDnnBackend
+from owt_mpi.backends.precision import compute_dtype
 from owt_mpi.backends.reference import ReferenceBackend
+from owt_mpi.backends.select import select_backend
+from owt_mpi.comm.half import carrying_halves
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
-from owt_mpi.config import Config
+from owt_mpi.config import Config, ParallelOptions
 from owt_mpi.data.loader import Batch
 from owt_mpi.memory_forecast import MemoryForecast, MemoryOptions, forecast_memory
 from owt_mpi.nn.layers import LRN, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU
@@ -85,6 +88,12 @@ def test_one_rank_needs_the_sum_by_hand(backend):
         "gradients under way": max(logits + 4 * N * 8, 4 * N * 8 + 4 * N * 36 - logits),
         "exchange": 4 * N * 36 * 2 + 4 * N * 36,
     }
+    assert forecast.beside == (
+        {"images": 4 * IMAGES * (3 + 2) + 2 * IMAGES, "pinned memory": 12 << 20} if backend == "cuda" else {}
+    )
+    # weights, momentum, images, what the trunk keeps; then the head's and the gradient of the logits, or its gradients
+    sure = 4 * (2 * (TRUNK + HEAD) + IMAGES) + kept + max(head_kept + logits, 4 * HEAD)
+    assert forecast.least_bytes == sure - (4 * LRN_OUT if backend == "onednn" else 0)
     # the gradient of the pooling with everything kept, or LRN's when the pooling is done
     last, before = 4 * POOL + 4 * LRN_OUT, 8 * CONV - (4 + winners) * POOL
     assert forecast.phases["trunk backward"] == {
@@ -109,6 +118,38 @@ def test_ranks_that_share_the_head_hold_their_part_of_it_and_what_is_exchanged()
     assert shared.phases["head"]["activations of the trunk"] == alone.phases["head"]["activations of the trunk"]
     split_inputs = forecast_of(Plan(2, "d"), MemoryOptions())
     assert split_inputs.phases["head"]["exchange"] == 4 * (3 * N * 36 // 2 + N * 36)
+
+
+def test_at_least_needed_are_gradients_in_buckets_and_what_is_assembled():
+    plain, shared = forecast_of(Plan(1), MemoryOptions("cuda")), forecast_of(Plan(2, "c"), MemoryOptions("cuda"))
+    replicated = forecast_of(Plan(2, "dp"), MemoryOptions("cuda"))
+    in_head = plain.phases["head"]["activations of the head"] - 4 * N * 4  # the gradient of the logits once
+    assert replicated.least_bytes == plain.least_bytes + 4 * TRUNK + in_head
+    held = 4 * (3 * TRUNK + 2 * HEAD // 2 + IMAGES)
+    in_head = shared.phases["head"]["activations of the trunk"] + shared.phases["head"]["activations of the head"]
+    assert shared.least_bytes == held + in_head - 4 * N * 4 // 2 + 4 * N * 36
+    assert shared.least_bytes < shared.num_bytes
+
+
+def test_at_least_needed_is_the_largest_block_that_is_computed_again_or_all_gradients():
+    whole, cut = (forecast_of(Plan(1), MemoryOptions("cuda"), cuts) for cuts in ((), (3,)))
+    before, after = 4 * CONV + 4 * LRN_OUT, 4 * LRN_OUT + 4 * POOL + POOL
+    assert cut.phases["head"]["activations of the trunk"] == after
+    lasting = 4 * (2 * (TRUNK + HEAD) + IMAGES)
+    assert cut.least_bytes == lasting + max(before + 4 * HEAD, whole.least_bytes - lasting - 4 * CONV)
+
+    def fn(comm):
+        wide = net(crop=2, units=4000)
+        return forecast_memory(wide, make_layout(comm, Plan(1)), 1, np.dtype("f4"), MemoryOptions("cuda"))
+
+    few_images = run_ranks(1, fn)[0]
+    weights = few_images.always["weights"]
+    assert few_images.least_bytes == 3 * weights + few_images.always["images"]
+
+
+def test_a_transports_pinned_memory_is_the_hosts():
+    forecast = forecast_of(Plan(1), MemoryOptions("cuda", pinned_bytes=1000))
+    assert forecast.beside["pinned memory"] == (12 << 20) + 1000
 
 
 def test_gradients_on_the_wire_are_copies_and_sharded_weights_come_back():
@@ -173,31 +214,39 @@ def test_recomputing_keeps_the_cuts_in_place_of_what_is_before_them():
 
 
 def test_the_peak_is_that_of_the_phase_that_needs_most():
-    forecast = MemoryForecast({"weights": 60}, {"head": {"exchange": 1}, "update": {"update": 2, "exchange": 4}}, 0.5)
+    phases = {"head": {"exchange": 1}, "update": {"update": 2, "exchange": 4}}
+    forecast = MemoryForecast({"weights": 60}, phases, lost_share=0.5, least_bytes=60)
     assert forecast.peak == "update"
     assert forecast.parts == {"weights": 60, "update": 2, "exchange": 4, "lost between arrays": 33}
     assert forecast.num_bytes == 99
 
 
-@pytest.mark.parametrize("cuts", [(), (3,)])
-def test_the_arrays_of_a_real_step_need_what_is_forecast(cuts):
-    model, backend, num_images = net(3, 32, 64, 10, cuts), OneDnnBackend(), 128
-    layout = make_layout(SerialCommunicator(), Plan(1))
-    forecast = forecast_memory(model, layout, num_images, np.dtype(np.float32), MemoryOptions())
+@pytest.mark.parametrize(
+    ("name", "precision", "cuts"),
+    [("onednn", "fp32", ()), ("onednn", "fp32", (3,)), ("reference", "fp32", ()), ("reference", "fp16", ())],
+)
+def test_the_arrays_of_a_real_step_need_what_is_forecast_and_more_than_the_least(name, precision, cuts):
+    model, dtype, num_images = net(3, 32, 64, 10, cuts), compute_dtype(precision, "float32"), 128
+    backend, config = select_backend(name, dtype)[0], Config(parallel=ParallelOptions(precision=precision))
+    layout = make_layout(carrying_halves(SerialCommunicator(), dtype), Plan(1))
+    forecast = forecast_memory(model, layout, num_images, dtype, MemoryOptions(name))
     rows = np.arange(num_images)
     images = np.random.default_rng(1).standard_normal((num_images, 32, 32, 3)).astype(np.float32)
+    batch = Batch(images, rows % 10, rows, rows, None)
     backend.set_num_threads(1)
     tracemalloc.start()
     try:
-        trainer = Trainer(Config(), model, layout, backend, num_images)
-        trainer.train_step(Batch(images, rows % 10, rows, rows, None), 0)
+        trainer = Trainer(config, model, layout, backend, num_images)
+        trainer.train_step(batch, 0)
         tracemalloc.reset_peak()
-        trainer.train_step(Batch(images, rows % 10, rows, rows, None), 1)
-        measured = tracemalloc.get_traced_memory()[1]
+        trainer.train_step(batch, 1)
+        measured = tracemalloc.get_traced_memory()[1] + images.nbytes  # which were made before
     finally:
         tracemalloc.stop()
-    without = forecast.always["images"] + forecast.parts["lost between arrays"]  # there is no loader
+    ahead = forecast.always["images"] - images.size * (4 if precision == "fp32" else 6)  # there is no loader
+    without = ahead + forecast.parts["lost between arrays"]
     assert (forecast.num_bytes - without) / measured == pytest.approx(1.0, abs=0.04)
+    assert measured / 3 < forecast.least_bytes < measured
 
 
 @pytest.mark.parametrize("backend", [ReferenceBackend(), OneDnnBackend()])

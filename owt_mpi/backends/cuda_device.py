@@ -10,6 +10,7 @@ from owt_mpi.backends.base import Array, Memory
 
 CHUNK_BYTES = 4 << 20  # long enough for the full rate of the bus; the host fills one while another crosses
 NUM_CHUNKS = 3
+PINNED_BYTES = NUM_CHUNKS * CHUNK_BYTES
 
 
 class NoGpuError(RuntimeError):

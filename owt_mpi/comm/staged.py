@@ -22,6 +22,11 @@ CHUNK_BYTES = 4 << 20  # long enough for the full rate of a bus; not yet measure
 NUM_SLOTS = 4  # two on their way from the device, one in its collective, one on its way back
 
 
+def pinned_bytes(chunk_bytes: int) -> int:
+    """Return the pinned memory that chunks of that size take: in each slot one that is sent and one that is filled."""
+    return NUM_SLOTS * 2 * chunk_bytes
+
+
 @dataclass(frozen=True)
 class _Round:
     """One chunk: parts of device buffers that are sent and filled, and the collective of their copies on the host."""

@@ -12,7 +12,7 @@ from owt_mpi.comm.devices import check_own_device
 from owt_mpi.comm.gpu_aware import Support, find_support
 from owt_mpi.comm.nccl import NcclGroups, load_nccl
 from owt_mpi.comm.node_sums import by_nodes, why_flat
-from owt_mpi.comm.staged import DirectLane, StagedLane, Staging, device_of
+from owt_mpi.comm.staged import DirectLane, StagedLane, Staging, device_of, pinned_bytes
 from owt_mpi.config import ParallelOptions
 
 CHOICES = ("auto", "mpi", "staged", "nccl")
@@ -20,10 +20,11 @@ CHOICES = ("auto", "mpi", "staged", "nccl")
 
 @dataclass(frozen=True)
 class Transport:
-    """A communicator that moves the backend's arrays, and one line that says how, and why so."""
+    """A communicator that moves the backend's arrays, one line that says how, and why so, and its pinned memory."""
 
     comm: Communicator
     description: str
+    pinned_bytes: int = 0
 
 
 def open_transport(comm: Communicator, backend: Backend, options: ParallelOptions, node_name: str = "") -> Transport:
@@ -93,7 +94,8 @@ def _for_device(
         reasons.append(f"not by MPI: {support.reason}")
     chunks = f"chunks of {options.staging_chunk_mib:g} MiB"
     way = "auto: " if options.transport == "auto" else ""
-    return Transport(_staged(comm, backend, options), f"staged ({way}{'; '.join(reasons)}; {chunks}){sums}")
+    description = f"staged ({way}{'; '.join(reasons)}; {chunks}){sums}"
+    return Transport(_staged(comm, backend, options), description, pinned_bytes(_chunk_bytes(options)))
 
 
 def _why_no_nccl(comm: Communicator) -> str | None:
@@ -135,5 +137,9 @@ def _direct(comm: Communicator, backend: Backend, reason: str, options: Parallel
 
 
 def _staged(comm: Communicator, backend: Backend, options: ParallelOptions) -> Communicator:
-    staging = Staging(backend.xp, device_of(backend), int(options.staging_chunk_mib * 2**20))
+    staging = Staging(backend.xp, device_of(backend), _chunk_bytes(options))
     return DeviceCommunicator(comm, backend.xp, lambda inner: StagedLane(inner, staging))
+
+
+def _chunk_bytes(options: ParallelOptions) -> int:
+    return int(options.staging_chunk_mib * 2**20)
