@@ -160,7 +160,7 @@ class RunOptions:
     trace_steps: int = 20
     """How many steps to trace."""
     ignore_memory: bool = False
-    """Start even if more memory is forecast to be needed than is free."""
+    """Start even if more memory is needed, at the least, than is free."""
     json: str = ""
     """Also write the dry run's table to this file as JSON."""
 

@@ -27,7 +27,7 @@ from owt_mpi.comm.placement import local_rank
 from owt_mpi.comm.transport import open_transport
 from owt_mpi.comm.watchdog import Watch
 from owt_mpi.config import Config
-from owt_mpi.memory_check import agree_on_memory, memory_options, peak_resident_bytes
+from owt_mpi.memory_check import MemoryReport, memory_options, peak_resident_bytes, report_memory
 from owt_mpi.metrics import Reporter
 from owt_mpi.nn.model import InputSpec, Model
 from owt_mpi.nn.models import find_builder
@@ -57,7 +57,7 @@ from owt_mpi.training_loop import TrainingLoop, num_steps
 
 @dataclass(frozen=True)
 class _Setup:
-    """What a run is made of, before anything is trained. `facts` are for people."""
+    """What a run is made of, before anything is trained. `pinned_bytes`: the transport's; `facts` are for people."""
 
     config: Config
     world: Communicator
@@ -69,6 +69,7 @@ class _Setup:
     head_updates: HeadSchedule
     ledger: Ledger
     watch: Watch
+    pinned_bytes: int
     facts: dict[str, str]
 
     @property
@@ -127,33 +128,43 @@ def _set_up(config: Config, world: Communicator, ranks_sharing_cores: int) -> _S
         "data": reader.describe(),
         "model": f"{model.name}, {model.loss} loss, {sum(p.size for p in model.parameters()):,} parameters",
     }
-    return _Setup(config, world, backend, model, layout, data, per_rank, head_updates, ledger, watch, facts)
+    pinned = transport.pinned_bytes
+    return _Setup(config, world, backend, model, layout, data, per_rank, head_updates, ledger, watch, pinned, facts)
 
 
 def _print_dry_run(setup: _Setup) -> None:
+    memory = _report_memory(setup)
     if setup.world.rank == 0:
-        print(f"transport: {setup.facts['transport']}\n")
+        print(f"transport: {setup.facts['transport']}\nmemory: {memory}\n")
         config, parallel = setup.config, setup.config.parallel
         dtype = compute_dtype(parallel.precision, parallel.dtype)
-        memory = memory_options(config, setup.backend)
-        print_summary(summarise(setup.model, setup.layout, setup.images_per_rank, dtype, memory), config.run.json)
+        options = memory_options(config, setup.backend)
+        print_summary(summarise(setup.model, setup.layout, setup.images_per_rank, dtype, options), config.run.json)
+
+
+def _report_memory(setup: _Setup) -> MemoryReport:
+    """Return what is forecast and what is there. All ranks call."""
+    images = setup.images_per_rank
+    return report_memory(setup.config, setup.model, setup.layout, images, setup.backend, setup.pinned_bytes)
 
 
 def _train(setup: _Setup) -> None:
     config, world = setup.config, setup.world
-    memory = agree_on_memory(config, setup.model, setup.layout, setup.images_per_rank, setup.backend)
+    steps = num_steps(config, setup.data)
     with _agreed(world, DATA_ERROR):
         cache = fill_cache(config, setup.data.readers, world)
+    memory = _report_memory(setup)  # of what the cache has left
+    # in a single step momentum and buckets are not written to, and are nowhere, while activations are kept
+    agree(world, None if config.run.ignore_memory or steps == 1 else memory.refusal(), USAGE_ERROR)
     with _agreed(world, USAGE_ERROR):
         run_dir = make_run_dir(config, world)
     with _agreed(world, DATA_ERROR):
         start, said = find_start(config.run.resume, run_dir / "checkpoints", world)
-    steps = num_steps(config, setup.data)
     with (
         setup.watch.running(run_dir / "progress"),
         Reporter(world.rank == 0, run_dir / "metrics.jsonl", steps, config.run.progress) as reporter,
     ):
-        facts = {**setup.facts, "memory": memory, **cache}
+        facts = {**setup.facts, "memory": str(memory), **cache}
         for line in [*(f"{name}: {fact}" for name, fact in facts.items()), *said]:
             reporter.say(line)
         if world.rank == 0:

@@ -39,10 +39,16 @@ class DropoutMask:
 
 
 class Memory(NamedTuple):
-    """The memory that a backend's arrays live in, in bytes: what is free now, and all of it."""
+    """Memory that ends, in bytes: what is free now and all of it, and what may be swapped out, at a loss of speed.
 
+    `name` is for people; `key` is the same for all processes of a node that share it, and for no other memory there.
+    """
+
+    name: str
+    key: str
     free: int
     total: int
+    swap: int = 0
 
 
 class Backend(Protocol):
@@ -88,8 +94,8 @@ class Backend(Protocol):
         """Wait until all work issued so far is done."""
         ...
 
-    def memory(self) -> Memory | None:
-        """Return the memory of the device, None where it is not known. The ranks of a node share the host's."""
+    def memory(self) -> list[Memory]:
+        """Return every limit of the memory that arrays live in, as far as it is known."""
         ...
 
     def set_num_threads(self, num_threads: int) -> None:

@@ -113,7 +113,8 @@ class CudaDevice:
 
     def memory(self) -> Memory:
         """Return how much memory is free, to all processes, and how much the device has."""
-        return Memory(*self._device.mem_info)
+        free, total = self._device.mem_info
+        return Memory(f"GPU {self.number}", self.facts().identity, free, total)
 
     def upload(self, array: np.ndarray) -> Array:
         """Return a copy of `array` on the device, C-contiguous.

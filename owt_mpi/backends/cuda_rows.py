@@ -63,9 +63,9 @@ class CudaRows:
         self._uploads.synchronize()
         self._device.synchronize()
 
-    def memory(self) -> Memory:
+    def memory(self) -> list[Memory]:
         """See Backend."""
-        return self._device.memory()
+        return [self._device.memory()]
 
     def set_num_threads(self, num_threads: int) -> None:
         """Use `num_threads` threads in what the host still computes."""

@@ -10,7 +10,7 @@ import numpy as np
 from owt_mpi import rng
 from owt_mpi.backends import threads
 from owt_mpi.backends.base import DropoutMask, Memory, Shape
-from owt_mpi.backends.memory import host_memory
+from owt_mpi.backends.host_memory import host_memory
 from owt_mpi.backends.pixels import start_normalise_on_host
 
 
@@ -47,8 +47,8 @@ class HostBackend:
     def synchronize(self) -> None:
         """Return at once: operations are done when they return."""
 
-    def memory(self) -> Memory | None:
-        """See Backend. What Linux takes to be available to new work, None where it does not say."""
+    def memory(self) -> list[Memory]:
+        """See Backend."""
         return host_memory()
 
     def set_num_threads(self, num_threads: int) -> None:

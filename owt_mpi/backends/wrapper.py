@@ -42,7 +42,7 @@ class BackendWrapper:
     def synchronize(self) -> None:
         self._inner.synchronize()
 
-    def memory(self) -> Memory | None:
+    def memory(self) -> list[Memory]:
         return self._inner.memory()
 
     def set_num_threads(self, num_threads: int) -> None:

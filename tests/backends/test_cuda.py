@@ -71,8 +71,9 @@ def test_what_a_rank_makes_lies_on_its_gpu_in_every_thread(cuda, local_rank):
 
 
 def test_the_memory_is_the_devices(cuda):
-    free, total = cuda.memory()
-    assert 0 < free <= total == cuda.xp.cuda.Device().mem_info[1]
+    (memory,) = cuda.memory()
+    assert (memory.name, memory.key) == ("GPU 0", cuda.device)
+    assert 0 < memory.free <= memory.total == cuda.xp.cuda.Device().mem_info[1]
 
 
 def test_backends_may_take_turns_in_a_thread(cuda):
