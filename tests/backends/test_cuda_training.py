@@ -20,6 +20,7 @@ from owt_mpi.trainer import NonFiniteLoss
 from owt_mpi.training_run import run_training
 from tests.fake_cupy import RACES, RaceError
 from tests.test_precision import HALF, train_with_an_overflow
+from tests.thread_patch import patched_in_thread
 from tests.tiny import largest_difference, tiny_model, train_tiny, train_tiny_on
 
 NUM_STEPS = 3
@@ -151,10 +152,10 @@ def test_a_whole_run_says_what_it_computes_on(cuda, tmp_path, capsys):
 def test_a_communicator_that_does_not_wait_for_the_gradients_is_noticed(cuda, monkeypatch):
     """The host goes on before its copy is there, and the memory that was copied from is used anew."""
     download = CudaDevice.download
+    without_waiting = patched_in_thread(monkeypatch, cuda.xp.cuda.Event, "synchronize", lambda event: None)
 
     def hasty_download(self, array):
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(self._cupy.cuda.Event, "synchronize", lambda event: None)
+        with without_waiting():
             return download(self, array)
 
     monkeypatch.setattr(CudaDevice, "download", hasty_download)

@@ -18,6 +18,7 @@ from tests.cuda_cpu import why_unavailable
 from tests.fake_cupy import RACES, RaceError, stand_in
 from tests.fake_nccl import nccl_stand_in
 from tests.fake_nccl.module import NcclCommunicator
+from tests.thread_patch import patched_in_thread
 from tests.tiny import largest_difference, train_tiny, train_tiny_on
 
 
@@ -56,9 +57,10 @@ def test_no_host_waits_for_a_device(cupy: Any, monkeypatch: pytest.MonkeyPatch) 
     def not_now(*args: Any) -> None:
         raise AssertionError("the host waits")
 
+    without_waiting = patched_in_thread(monkeypatch, cupy.cuda.Event, "synchronize", not_now)
+
     def run(comm: DeviceCommunicator) -> np.ndarray:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cupy.cuda.Event, "synchronize", not_now)
+        with without_waiting():
             result = total(comm)
         return result.get()
 
