@@ -41,7 +41,7 @@ class MemoryOptions:
 
 
 # of the memory that keep_freed_memory lets a process keep on the host, that much more than its arrays need at once
-# lies between them: fitted to alexnet-owt, where other nets lose from 6 to 25 %
+# lies between them: fitted to alexnet-owt; runs of several nets lost from 7 to 26 %
 _LOST_SHARE = 1 / 6
 
 
@@ -90,7 +90,7 @@ def forecast_memory(
         phases={"head": rank.in_head(), "trunk backward": rank.in_trunk_backward(), "update": rank.in_update()},
         lost_share=0.0 if is_gpu else _LOST_SHARE,
         least_bytes=rank.least_bytes(),
-        beside={"images": rank.made_ahead, "pinned memory": PINNED_BYTES + options.pinned_bytes} if is_gpu else {},
+        beside={"images": rank.images_beside, "pinned memory": PINNED_BYTES + options.pinned_bytes} if is_gpu else {},
     )
 
 
@@ -113,7 +113,7 @@ class _Rank:
         images = symbolic((n, model.spec.crop, model.spec.crop, model.spec.channels))
         self.blocks = blocks_of(model.trunk, images, itemsize, options.backend)
         self.kept = kept_by(self.blocks)
-        self.made_ahead, self.images = _images_bytes(prod(images.shape), dtype, options)
+        self.images, self.made_ahead, self.images_beside = _images_bytes(prod(images.shape), dtype, options)
 
         self.trunk, self.head = (_Weights.of(part.parameters()) for part in (model.trunk, head))
         self.weights = (self.trunk.number + self.head.number) * itemsize
@@ -138,7 +138,7 @@ class _Rank:
             **({"master weights": self.masters} if self.masters else {}),
             "gradients": self.weights,
             "momentum": self.momentum,
-            "images": self.images + (0 if self.options.backend == "cuda" else self.made_ahead),
+            "images": self.images + self.made_ahead,
             "workspace": _workspace_bytes(steps, self.dtype.itemsize, self.options),
         }
 
@@ -197,13 +197,16 @@ class _Weights(NamedTuple):
         return cls(sum(sizes), max(sizes, default=0))
 
 
-def _images_bytes(size: int, dtype: np.dtype, options: MemoryOptions) -> tuple[int, int]:
-    """Return what `size` numbers of images take on the host, made ahead, read and cropped, and those trained on."""
-    loaded = size * exact_dtype(dtype).itemsize  # the loader rounds nothing
-    ahead = (options.prefetch + 1) * loaded + 2 * size
+def _images_bytes(size: int, dtype: np.dtype, options: MemoryOptions) -> tuple[int, int, int]:
+    """Return what `size` numbers of images take: those trained on, those made ahead, and on a GPU's host.
+
+    A batch more than --prefetch is ready and waits for a place. Up to the GPU's memory images are bytes, and those
+    whose batch was taken stay until the next comes; on the host one lot is written while another crosses.
+    """
+    batch = size * dtype.itemsize
     if options.backend == "cuda":
-        return ahead + loaded, size * dtype.itemsize
-    return ahead, loaded + (size * dtype.itemsize if is_half(dtype) else 0)
+        return batch, (options.prefetch + 2) * size, 2 * size
+    return batch, (options.prefetch + 1) * batch + size, 0
 
 
 def _workspace_bytes(steps: Sequence[Step], itemsize: int, options: MemoryOptions) -> int:
