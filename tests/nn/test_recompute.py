@@ -36,6 +36,16 @@ def test_training_is_the_same_to_the_bit(plan, trunk_sync):
         np.testing.assert_array_equal(values, plain[name], err_msg=name)
 
 
+@pytest.mark.parametrize("trunk_sync", ["all-reduce", "sharded"])
+def test_halves_are_the_same_to_the_bit_too(trunk_sync):
+    options = {"num_steps": 3, "dtype": "float32", "precision": "fp16", "trunk_sync": trunk_sync}
+    plain, losses = train_tiny_on(Plan(2, "c"), **options)
+    again, losses_again = train_tiny_on(Plan(2, "c"), **options, cuts=CUTS)
+    assert losses_again == losses
+    for name, values in again.items():
+        np.testing.assert_array_equal(values, plain[name], err_msg=name)
+
+
 @pytest.mark.parametrize("cuts", [(), (1,), (1, 2, 3, 4, 6, 7, 8)])
 def test_training_is_the_same_wherever_the_cuts_are_and_on_onednn(cuts):
     options = {"num_steps": 3, "dtype": "float32", "backend": OneDnnBackend()}
