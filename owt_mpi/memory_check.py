@@ -5,6 +5,7 @@ import socket
 from dataclasses import dataclass
 
 from owt_mpi.backends.base import Backend, Memory
+from owt_mpi.backends.cuda import workspace_limit
 from owt_mpi.backends.host_memory import host_memory
 from owt_mpi.backends.precision import compute_dtype, is_half
 from owt_mpi.config import Config
@@ -98,13 +99,15 @@ def report_memory(
 def memory_options(config: Config, backend: Backend, pinned_bytes: int = 0) -> MemoryOptions:
     """Return what memory depends on, as the options say and the device is."""
     options = config.parallel
+    wanted = int(options.workspace_mib * 2**20) if options.workspace_mib else None
+    limit = workspace_limit(backend)
     return MemoryOptions(
         backend=backend.name,
         trunk_sync=options.trunk_sync,
         wire_dtype=options.wire_dtype,
         prefetch=config.data.prefetch,
         device_bytes=0 if backend.device is None else max((each.total for each in backend.memory()), default=0),
-        workspace_bytes=int(options.workspace_mib * 2**20) if options.workspace_mib else None,
+        workspace_bytes=wanted if limit is None else limit,
         pinned_bytes=pinned_bytes,
     )
 

@@ -5,7 +5,7 @@ Work is enqueued on one stream, and the host goes on at once; only `to_host` and
 
 import os
 
-from owt_mpi.backends.base import Array, Pair, Shape
+from owt_mpi.backends.base import Array, Backend, Pair, Shape
 from owt_mpi.backends.checks import (
     check_dtypes,
     check_lrn,
@@ -17,13 +17,16 @@ from owt_mpi.backends.cuda_kernels import winner_dtype
 from owt_mpi.backends.cuda_rows import CudaRows
 from owt_mpi.backends.cudnn import Cudnn, CudnnOptions, find_cudnn
 from owt_mpi.backends.cudnn_graphs import check_precision
-from owt_mpi.backends.gemm_conv import GemmConv
+from owt_mpi.backends.gemm_conv import COLUMN_BYTES, GemmConv
 
 _CUDNN_DEFAULTS = CudnnOptions()
 
 
 class CudaBackend(CudaRows):
-    """Backend on one GPU. Workspaces: max pooling keeps the winners' places; LRN keeps nothing."""
+    """Backend on one GPU. Workspaces: max pooling keeps the winners' places; LRN keeps nothing.
+
+    `workspace_bytes` is the most that a convolution works in.
+    """
 
     name = "cuda"
 
@@ -53,9 +56,11 @@ class CudaBackend(CudaRows):
                 deterministic=cudnn.deterministic,
                 workspace_bytes=cudnn.workspace_bytes,
             )
+            self.workspace_bytes = self._conv.workspace_bytes
             convolutions = f"convolutions by {self._conv.description}"
         else:
             self._conv = GemmConv(self.xp, self._kernels, self._add_bias_and_relu)
+            self.workspace_bytes = COLUMN_BYTES
             convolutions = f"convolutions by im2col and cuBLAS, as {without_cudnn}"
         self.description = (
             f"{facts.name}, device {self._device.number}, compute capability {facts.compute_capability}, "
@@ -149,3 +154,8 @@ class CudaBackend(CudaRows):
         gx = self._empty(x.shape, x.dtype)
         self._kernels.lrn_grad(gy, x, gx, size, alpha, beta, k)
         return gx
+
+
+def workspace_limit(backend: Backend) -> int | None:
+    """Return the most that a convolution of `backend` works in, None where it is not a GPU's."""
+    return backend.workspace_bytes if isinstance(backend, CudaBackend) else None

@@ -140,6 +140,11 @@ class Cudnn:
         self._run(self._conv("conv2d_grad_w", arrays, stride, pad), arrays)
 
     @property
+    def workspace_bytes(self) -> int:
+        """The most that a plan may work in."""
+        return self._limits.workspace_bytes
+
+    @property
     def description(self) -> str:
         """The library and how plans are chosen, in a few words to be printed once."""
         import cudnn

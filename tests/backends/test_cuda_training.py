@@ -5,6 +5,7 @@ deferred and fresh memory is NaN: what is not ordered or not written shows.
 """
 
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -140,7 +141,11 @@ def test_a_whole_run_says_what_it_computes_on(cuda, tmp_path, capsys):
         run=RunOptions(run_dir=str(tmp_path / "run")),
     )
     run_ranks(2, lambda comm: run_training(config, comm, ranks_sharing_cores=2))
-    assert "backend: cuda (auto: there is a GPU; Pretended GPU, device 0, " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "backend: cuda (auto: there is a GPU; Pretended GPU, device 0, " in said
+    assert re.search(
+        r"memory: 2[67]\d\.\d MB .* and 46\.2 MB of the host; 1,073\.7 MB free of GPU 0 for 2 ranks\n", said
+    )
     for name, values in read_weights(tmp_path / "run/weights.h5").items():
         assert np.isfinite(values).all(), name
     assert RACES == []

@@ -102,6 +102,7 @@ def test_the_workspace_is_limited_to_a_sixteenth_of_the_memory_or_as_told(make, 
     forward(make())
     forward(make(workspace_bytes=12345))
     assert [graph.workspace_limit for graph in fake.graphs] == [1 << 30, 12345]
+    assert [make().workspace_bytes, make(workspace_bytes=12345).workspace_bytes] == [1 << 30, 12345]
 
 
 def test_no_plan_is_an_error_that_says_for_what_why_and_what_to_do(make, fake):
