@@ -115,6 +115,9 @@ class ParallelOptions:
     products, kernels and the CPU's backends have none such."""
     workspace_mib: float = 0.0
     """The most memory that one of cuDNN's convolutions may work in; 0: a sixteenth of the GPU's."""
+    cuda_graph: bool = False
+    """Record the trunk's kernels in CUDA graphs, in the second step, and start these from then on: less for the host to
+    do, where it cannot keep up with the GPU. Changes nothing on the CPU."""
     dtype: Literal["float32", "float64"] = "float32"
     """Type of weights and momentum, and of activations with --precision fp32; float64 runs on the reference backend."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
@@ -222,6 +225,7 @@ class Config:
         parallel = self.parallel
         _check_pieces(parallel.bucket_mib, parallel.staging_chunk_mib)
         check_cudnn(parallel.cudnn_autotune, parallel.deterministic, parallel.workspace_mib)
+        _check_cuda_graph(parallel)
         _check_precision(parallel)
         _check_stall_limits(self.parallel.stall_seconds, self.parallel.stall_abort_seconds)
         if bool(self.batch.images_per_rank) == bool(self.batch.global_batch):
@@ -271,6 +275,15 @@ def check_cudnn(autotune: bool, deterministic: bool, workspace_mib: float) -> No
         )
     if not (isfinite(workspace_mib) and workspace_mib >= 0):
         raise ValueError(f"--workspace-mib is {workspace_mib}, but must be a finite number, 0 or more")
+
+
+def _check_cuda_graph(options: ParallelOptions) -> None:
+    """Raise ValueError where several ranks would work on the stream that one records."""
+    if options.cuda_graph and options.virtual_ranks > 1:
+        raise ValueError(
+            f"--cuda-graph records all that a GPU is given, and {options.virtual_ranks} virtual ranks share one; start "
+            "the ranks with mpirun, or leave out --cuda-graph"
+        )
 
 
 def _check_precision(options: ParallelOptions) -> None:

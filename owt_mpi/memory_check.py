@@ -109,6 +109,7 @@ def memory_options(config: Config, backend: Backend, pinned_bytes: int = 0) -> M
         device_bytes=0 if backend.device is None else max((each.total for each in backend.memory()), default=0),
         workspace_bytes=wanted if limit is None else limit,
         pinned_bytes=pinned_bytes,
+        replayed=options.cuda_graph and backend.device is not None,
     )
 
 

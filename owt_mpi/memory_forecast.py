@@ -28,7 +28,8 @@ class MemoryOptions:
     """What the memory depends on besides model, layout, batch and dtype.
 
     `device_bytes`: a GPU's memory, 0: not known. `workspace_bytes`: what convolutions on it may work in, None: what
-    cuDNN may by default. `pinned_bytes`: pinned memory of the transport.
+    cuDNN may by default. `pinned_bytes`: pinned memory of the transport. `replayed`: the trunk has memory of its own,
+    for what it is given too.
     """
 
     backend: str = "onednn"
@@ -38,6 +39,7 @@ class MemoryOptions:
     device_bytes: int = 0
     workspace_bytes: int | None = None
     pinned_bytes: int = 0
+    replayed: bool = False
 
 
 # of the memory that keep_freed_memory lets a process keep on the host, that much more than its arrays need at once
@@ -113,6 +115,7 @@ class _Rank:
         images = symbolic((n, model.spec.crop, model.spec.crop, model.spec.channels))
         self.blocks = blocks_of(model.trunk, images, itemsize, options.backend)
         self.kept = kept_by(self.blocks)
+        self.trunk_peak = backward_peak_of(self.blocks, int(layout.trunk.size > 1))
         self.images, self.made_ahead, self.images_beside = _images_bytes(prod(images.shape), dtype, options)
 
         self.trunk, self.head = (_Weights.of(part.parameters()) for part in (model.trunk, head))
@@ -139,6 +142,7 @@ class _Rank:
             "gradients": self.weights,
             "momentum": self.momentum,
             "images": self.images + self.made_ahead,
+            **({"inputs of graphs": self.images + self.acts} if self.options.replayed else {}),
             "workspace": _workspace_bytes(steps, self.dtype.itemsize, self.options),
         }
 
@@ -152,6 +156,7 @@ class _Rank:
             "gradients under way": backward_peak_bytes(self.head_steps, weight_grads) - kept_bytes(self.head_steps),
             # assembled for this pass and the next; a gradient that leaves, and what has come back
             "exchange": self.assembled * (2 + (self.num_passes > 1)) + self.acts,
+            **self._set_aside(self.trunk_peak - self.kept),
         }
 
     def in_trunk_backward(self) -> dict[str, int]:
@@ -159,7 +164,7 @@ class _Rank:
         return {
             "activations of the trunk": self.kept,
             "activations of the head": self.num_passes * self.logits,
-            "gradients under way": backward_peak_of(self.blocks, int(self.trunk_bucket > 0)) - self.kept,
+            "gradients under way": self.trunk_peak - self.kept,
             "exchange": self.crossing + 2 * self.acts,  # the boundary's activations and gradient stay to the end
         }
 
@@ -167,7 +172,11 @@ class _Rank:
         """Return what is held besides in the update."""
         terms = 3 if self.options.backend == "reference" else 0
         largest = max(self.trunk.largest, self.head.largest)
-        return {"exchange": self.crossing, "update": terms * largest * self.exact}
+        return {
+            "exchange": self.crossing,
+            "update": terms * largest * self.exact,
+            **self._set_aside(self.trunk_peak),
+        }
 
     def least_bytes(self) -> int:
         """Return MemoryForecast.least_bytes."""
@@ -177,6 +186,10 @@ class _Rank:
         in_backward = kept_while_backward(self.blocks) + head_gradients
         most = max(in_head, in_backward, self.weights - buckets)
         return self.weights + self.masters + self.momentum + self.images + buckets + most - self._spare_bytes()
+
+    def _set_aside(self, num_bytes: int) -> dict[str, int]:
+        """Return what the trunk holds and does not need, where it has memory of its own."""
+        return {"set aside for the trunk": num_bytes} if self.options.replayed else {}
 
     def _spare_bytes(self) -> int:
         """Return what may not be kept after all: oneDNN's second array for LRN, where NumPy computes that."""

@@ -28,6 +28,7 @@ from owt_mpi.parallel.sharded import classes_above_label, shard_head, sharded_lo
 from owt_mpi.parallel.weight_sync import make_weight_sync
 from owt_mpi.parallel.wire_format import crossing_type
 from owt_mpi.spans import about, span
+from owt_mpi.trunk_pass import TrunkPass
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class Trainer:
         self.dtype = compute_dtype(config.parallel.precision, config.parallel.dtype)
         self.exact_dtype, self.loss_scale = exact_dtype(self.dtype), loss_scale_for(self.dtype.name)
         self.trunk = model.trunk
+        self.trunk_pass = TrunkPass(model.trunk, backend, replayed=config.parallel.cuda_graph)
         self.head = shard_head(model.head, layout.head, model.num_features, layout.scheme.splits_inputs)
         trunk, head = self.trunk.parameters(), self.head.parameters()
         if weights is None:
@@ -156,14 +158,15 @@ class Trainer:
             return (inputs.grad * self.exact_dtype.type(self.scales.boundary)).astype(self.dtype, copy=False)
 
         enter("trunk forward", step)
-        acts = self._trunk_forward(batch, ctx)  # data parallel: this rank's images
+        with span("trunk forward"):
+            acts = self.trunk_pass.forward(self._images(batch), ctx)  # data parallel: this rank's images
         enter("head", step)
         grad_acts = self._run_passes(acts, batch.labels, head_step)  # model parallel: the group's examples
         enter("trunk backward", step)
         self.head_sync.start_all()  # crosses under the trunk's backward
         if acts.requires_grad:  # not where the trunk has no parameters
             with span("trunk backward"), self.trunk_sync:  # buckets of gradients leave as they fill
-                backward(acts, grad_acts)
+                self.trunk_pass.backward(grad_acts)
         enter("score", step)
         skip = self._find_overflow(overflows, self.trunk_sync, self.head_sync)
         tally, num_skipped = self._tally(passes, overflows)
@@ -230,10 +233,9 @@ class Trainer:
         for _ in range(num_skipped):
             self.loss_scale.skip()
 
-    def _trunk_forward(self, batch: Batch, ctx: Context) -> Tensor:
-        with span("trunk forward"):
-            assert batch.images.dtype == self.dtype, f"images are {batch.images.dtype}, not {self.dtype}"
-            return self.trunk(tensor(batch.images, self.backend), ctx)
+    def _images(self, batch: Batch) -> Array:
+        assert batch.images.dtype == self.dtype, f"images are {batch.images.dtype}, not {self.dtype}"
+        return batch.images
 
     def _run_passes(self, acts: Tensor, labels: np.ndarray, head_step: HeadStep) -> Array | None:
         return run_passes(self.layout.scheme, self.layout.boundary, self.backend, acts.data, labels, head_step)
@@ -273,7 +275,9 @@ class Trainer:
             self._head_loss(tensor(x, self.backend), labels, rows, ctx, passes)
 
         with no_tape():
-            self._run_passes(self._trunk_forward(batch, ctx), batch.labels, head_step)
+            with span("trunk forward"):
+                acts = self.trunk(tensor(self._images(batch), self.backend), ctx)
+            self._run_passes(acts, batch.labels, head_step)
         return passes
 
     def _explain_non_finite(self, batch: Batch, step: int, loss: float) -> str:

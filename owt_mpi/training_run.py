@@ -53,6 +53,7 @@ from owt_mpi.trace import Tracer
 from owt_mpi.trainer import Trainer
 from owt_mpi.training_data import Data, fill_cache, make_loaders, open_readers
 from owt_mpi.training_loop import TrainingLoop, num_steps
+from owt_mpi.trunk_pass import check_replayable, describe_replay
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _set_up(config: Config, world: Communicator, ranks_sharing_cores: int) -> _S
         data = make_loaders(config, reader, validation_reader, per_rank, world, backend)
     layout = make_layout(carrying_halves(world, dtype), plan)
     facts = {
-        "backend": reason,
+        "backend": reason + describe_replay(backend, config.parallel.cuda_graph),
         "threads": f"{num_threads} a rank",
         "transport": transport.description,
         "ranks": layout.describe(),
@@ -239,6 +240,8 @@ def _model(config: Config, channels: int, num_classes: int, backend: str) -> Mod
     options = config.model
     model = find_builder(options.model)(InputSpec(options.crop, channels, num_classes))
     model = restricted(model, options.fc_crosstalk, options.fc_blocks)
+    if config.parallel.cuda_graph:
+        check_replayable(model.trunk)
     if config.parallel.recompute == "none":
         return model
     return recompute_trunk(model, compute_dtype(config.parallel.precision, config.parallel.dtype).itemsize, backend)

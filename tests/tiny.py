@@ -30,8 +30,8 @@ SPEC = InputSpec(crop=9, channels=3, num_classes=8)
 GLOBAL_BATCH = 16
 
 
-def tiny_model(loss: Loss = "logistic") -> Model:
-    """Return a network with every kind of layer that the shipped ones have."""
+def tiny_model(loss: Loss = "logistic", trunk_dropout: float = 0.1) -> Model:
+    """Return a network with every kind of layer that the shipped ones have, and dropout in the trunk."""
     trunk = Sequential(
         {
             "conv1": Conv2d(SPEC.channels, 4, 3, 1, 1),
@@ -40,7 +40,7 @@ def tiny_model(loss: Loss = "logistic") -> Model:
             "relu1": ReLU(),
             "conv2": Conv2d(4, 6, 3, 1, 1),
             "relu2": ReLU(),
-            "dropout2": Dropout(0.1),
+            "dropout2": Dropout(trunk_dropout),
             "pool2": AvgPool2d(2, 2),
             "flatten": Flatten(),
         }
@@ -93,30 +93,39 @@ def train_tiny(
     hosts: Sequence[str] = (),
     precision: Precision = "fp32",
     cuts: Sequence[int] | None = None,
+    trunk_dropout: float = 0.1,
+    cuda_graph: bool = False,
+    lr_factors: Sequence[float] = (1.0,),
 ) -> tuple[dict[str, np.ndarray], list[float]]:
     """Train on the ranks of `comm`; return the parameters as global arrays, and the loss of every step.
 
-    `plan` is for as many ranks as `comm` has; by default scheme (c). With `cuts` the trunk recomputes its blocks.
+    `plan` is for as many ranks as `comm` has; by default scheme (c). With `cuts` the trunk recomputes its blocks. Steps
+    take the `lr_factors` in turn.
     """
     config = Config(
         optimizer=OptimizerOptions(lr=0.02, lr_base_batch=GLOBAL_BATCH),
         parallel=ParallelOptions(
-            dtype=dtype, bucket_mib=0.001, trunk_sync=trunk_sync, wire_dtype=wire_dtype, precision=precision
+            dtype=dtype,
+            bucket_mib=0.001,
+            trunk_sync=trunk_sync,
+            wire_dtype=wire_dtype,
+            precision=precision,
+            cuda_graph=cuda_graph,
         ),
     )
     computed = compute_dtype(precision, dtype)
     backend = backend or select_backend("reference", computed)[0]
-    model, plan = tiny_model(loss), plan or Plan(comm.size)
+    model, plan = tiny_model(loss, trunk_dropout), plan or Plan(comm.size)
     if cuts is not None:
         model.trunk = RecomputedSequential(model.trunk, cuts)
     plan.check(model, GLOBAL_BATCH // comm.size)
     layout = make_layout(carrying_halves(staged(comm, backend), computed), plan, hosts[comm.rank] if hosts else "")
     trainer = Trainer(config, model, layout, backend, GLOBAL_BATCH)
     trainer.set_head_update(HeadUpdate(passes_per_update))
-    losses = [
-        trainer.train_step(on_device(part_of(global_batch(step, computed), comm.rank, comm.size), backend), step).loss
-        for step in range(num_steps)
-    ]
+    losses = []
+    for step in range(num_steps):
+        batch = on_device(part_of(global_batch(step, computed), comm.rank, comm.size), backend)
+        losses.append(trainer.train_step(batch, step, lr_factors[step % len(lr_factors)]).loss)
     trainer.collect_masters()
     parameters = trainer.trunk.parameters() + trainer.head.parameters()
     return {p.name: np.array(whole_parameter(p, layout.head)) for p in parameters}, losses

@@ -13,13 +13,14 @@ pads that do not fit one another. Several threads may use one backend at once.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 Pair = tuple[int, int]
 Shape = tuple[int, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,19 @@ class Backend(Protocol):
 
         The BLAS under NumPy knows one number for the whole process, so threads that compute at once agree on it.
         """
+        ...
+
+    def replayable(self, function: Callable[..., T]) -> Callable[..., T]:
+        """Return `function`, or what calls it twice and from then on starts again what its second call started.
+
+        `function` takes arrays of the device, and must start the same work on them whenever it is called. Replayed, it
+        returns the object of its second call: arrays there are overwritten. It is called as it is where its arguments
+        are not like those of its first call. One thread calls all replayable functions, always in the same order.
+        """
+        ...
+
+    def each_time(self, call: Callable[[], None]) -> None:
+        """Make `call`; in a replayable function, every time that it is called, between the work before and after it."""
         ...
 
     def conv2d(self, x: Array, w: Array, b: Array | None, stride: Pair, pad: Pair, relu: bool = False) -> Array:

@@ -122,6 +122,11 @@ class CudaDevice:
         It may still be crossing when this returns: the compute stream waits for it, the host does not.
         """
         self.enter()
+        if self.compute.is_capturing():
+            raise RuntimeError(
+                f"an array of shape {array.shape} comes from the host while work is recorded to be replayed, and would "
+                "be the same in every replay; leave out --cuda-graph"
+            )
         result = self._cupy.empty(array.shape, array.dtype)
         # its memory may have belonged to an array that kernels still under way read
         self._copy.wait_event(self.compute.record())

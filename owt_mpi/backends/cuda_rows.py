@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from owt_mpi.backends import threads
-from owt_mpi.backends.base import Array, DropoutMask, Memory, Shape
+from owt_mpi.backends.base import Array, DropoutMask, Memory, Shape, T
 from owt_mpi.backends.checks import check_dtypes, check_momentum_sgd
 from owt_mpi.backends.cuda_device import load_cupy, open_device
 from owt_mpi.backends.cuda_kernels import CudaKernels
 from owt_mpi.backends.cuda_pixels import PixelUploads
+from owt_mpi.backends.cuda_replay import CudaReplay
 from owt_mpi.backends.cuda_row_kernels import bias_grad_partial_shape
 from owt_mpi.backends.precision import HALF_DTYPES
 
@@ -30,7 +31,7 @@ class CudaRows:
         self.xp: ModuleType = load_cupy()
         self._device = open_device(self.xp, local_rank)
         self.device: str | None = self._device.facts().identity
-        self._kernels = CudaKernels()
+        self._kernels, self._replay = CudaKernels(), CudaReplay(self.xp, self._device)
         self._uploads = PixelUploads(self.xp, self._device, self._kernels)
         self._no_skip = self.xp.zeros(1, np.int32)
 
@@ -70,6 +71,14 @@ class CudaRows:
     def set_num_threads(self, num_threads: int) -> None:
         """Use `num_threads` threads in what the host still computes."""
         threads.set_num_threads(num_threads)
+
+    def replayable(self, function: Callable[..., T]) -> Callable[..., T]:
+        """See Backend. The second call is recorded in CUDA graphs, which the later ones launch."""
+        return self._replay.replayable(function)
+
+    def each_time(self, call: Callable[[], None]) -> None:
+        """See Backend. A graph ends before it, and another one begins behind it."""
+        self._replay.each_time(call)
 
     def linear(self, x: Array, w: Array, b: Array | None, relu: bool = False, drop: DropoutMask | None = None) -> Array:
         """See Backend. cuBLAS; bias, ReLU and dropout in one more pass."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from owt_mpi import rng
 from owt_mpi.backends import threads
-from owt_mpi.backends.base import DropoutMask, Memory, Shape
+from owt_mpi.backends.base import DropoutMask, Memory, Shape, T
 from owt_mpi.backends.host_memory import host_memory
 from owt_mpi.backends.pixels import start_normalise_on_host
 
@@ -54,6 +54,14 @@ class HostBackend:
     def set_num_threads(self, num_threads: int) -> None:
         """Use `num_threads` threads in NumPy's matmul (process-wide) and in OpenMP (this calling thread)."""
         threads.set_num_threads(num_threads)
+
+    def replayable(self, function: Callable[..., T]) -> Callable[..., T]:
+        """Return `function`."""
+        return function
+
+    def each_time(self, call: Callable[[], None]) -> None:
+        """Make `call`."""
+        call()
 
     def linear(
         self,

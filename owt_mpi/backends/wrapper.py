@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from owt_mpi.backends.base import Array, Backend, DropoutMask, Memory, Pair, Shape
+from owt_mpi.backends.base import Array, Backend, DropoutMask, Memory, Pair, Shape, T
 
 
 class BackendWrapper:
@@ -47,6 +47,12 @@ class BackendWrapper:
 
     def set_num_threads(self, num_threads: int) -> None:
         self._inner.set_num_threads(num_threads)
+
+    def replayable(self, function: Callable[..., T]) -> Callable[..., T]:
+        return self._inner.replayable(function)
+
+    def each_time(self, call: Callable[[], None]) -> None:
+        self._inner.each_time(call)
 
     def conv2d(self, x: Array, w: Array, b: Array | None, stride: Pair, pad: Pair, relu: bool = False) -> Array:
         return self._inner.conv2d(x, w, b, stride, pad, relu)

@@ -9,7 +9,7 @@ from typing import Any, cast
 from owt_mpi.backends.base import Array, Backend
 from owt_mpi.backends.wrapper import BackendWrapper
 
-_NOT_TIMED = {"synchronize", "set_num_threads", "memory"}
+_NOT_TIMED = {"synchronize", "set_num_threads", "memory", "replayable", "each_time"}
 
 
 @dataclass(frozen=True)

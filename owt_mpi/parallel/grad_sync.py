@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import prod
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
@@ -66,6 +67,7 @@ class GradSync(ABC, Generic[T]):
                 self._bucket_of[id(parameter)] = len(self._buckets)
             self._buckets.append(flat)
             self._members.append(group)
+            self._missing.append(0)
 
     @abstractmethod
     def start_step(self, lr: float, grad_scale: float = 1.0, skip: Array | None = None) -> Pending[None]:
@@ -121,9 +123,10 @@ class GradSync(ABC, Generic[T]):
         bucket = self._bucket_of[id(parameter)]
         self._missing[bucket] -= 1
         if self._missing[bucket] == 0:
-            self._start(bucket)  # crosses under the rest of backward
+            self._backend.each_time(partial(self._start, bucket))  # crosses under the rest of backward
 
     def _start(self, bucket: int) -> None:
+        self._missing[bucket] = 0  # a backward that is replayed tells of no single gradients
         with about(f"bucket {bucket}"):
             self._pending.append((bucket, self._start_exchange(self._buckets[bucket])))
 

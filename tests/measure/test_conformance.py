@@ -8,7 +8,9 @@ from owt_mpi.backends.wrapper import BackendWrapper
 from owt_mpi.measure.conformance import compare
 from owt_mpi.measure.timed_backend import TimedBackend
 
-NO_ARITHMETIC = {"host_empty", "from_host", "to_host", "synchronize", "set_num_threads", "memory"}
+NO_ARITHMETIC = {
+    "host_empty", "from_host", "to_host", "synchronize", "set_num_threads", "memory", "replayable", "each_time",
+}  # fmt: skip
 
 
 def operations() -> set[str]:
