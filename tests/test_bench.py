@@ -95,7 +95,7 @@ def test_one_rank_has_no_schemes_and_is_told_how_to_get_more(capsys):
 
 def test_an_operation_that_does_not_conform_ends_with_an_error(monkeypatch, capsys):
     class Wrong(BackendWrapper):
-        def relu(self, x):
+        def relu(self, x, drop=None):
             return super().relu(x) + np.float32(0.1)
 
     monkeypatch.setattr(bench, "select_backend", lambda *_: (Wrong(ReferenceBackend()), "wrong"))

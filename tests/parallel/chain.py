@@ -100,9 +100,9 @@ def events_of_step(sync_type: type[GradSync], comm: Communicator, monkeypatch, *
         events.append("backward of a layer")
         return plain_backward(self, gy)
 
-    def noted_step(self, lr, grad_scale=1.0):
+    def noted_step(self, lr, grad_scale=1.0, skip=None):
         events.append("update")
-        plain_step(self, lr, grad_scale)
+        plain_step(self, lr, grad_scale, skip)
 
     with monkeypatch.context() as patch:
         patch.setattr(LinearOp, "backward", noted_backward)

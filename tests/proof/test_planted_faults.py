@@ -182,10 +182,10 @@ def test_a_block_of_new_weights_that_is_not_gathered_fails_sharded_updates(failu
 def test_momentum_that_sharded_updates_forget_fails_where_there_are_several(failures, monkeypatch):
     plain = _WeightBucket.update_own
 
-    def forgetful(self, grad, lr, grad_scale):
+    def forgetful(self, grad, lr, grad_scale, skip):
         for velocity in self._optimizer.velocities:
             velocity[...] = 0
-        plain(self, grad, lr, grad_scale)
+        plain(self, grad, lr, grad_scale, skip)
 
     monkeypatch.setattr(_WeightBucket, "update_own", forgetful)
     assert failures() == with_extras("sharded")
