@@ -12,7 +12,8 @@ from owt_mpi.checkpoint.reader import first_damage, newest_whole
 from owt_mpi.checkpoint.saver import CheckpointSaver, Snapshot
 from owt_mpi.comm.base import Communicator
 from owt_mpi.resume import snapshot_parts
-from owt_mpi.trainer import Score, Trainer
+from owt_mpi.score import Score
+from owt_mpi.trainer import Trainer
 
 NO_VALIDATION = -1.0
 

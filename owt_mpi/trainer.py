@@ -1,10 +1,10 @@
 """One training step on one screen, and validation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,56 +27,9 @@ from owt_mpi.parallel.schedule import HeadStep, run_passes
 from owt_mpi.parallel.sharded import classes_above_label, shard_head, sharded_loss
 from owt_mpi.parallel.weight_sync import make_weight_sync
 from owt_mpi.parallel.wire_format import crossing_type
+from owt_mpi.score import HeadPass, Score, Wishes, score_of
 from owt_mpi.spans import about, span
 from owt_mpi.trunk_pass import TrunkPass
-
-
-@dataclass(frozen=True)
-class Score:
-    """Sums over examples of all ranks: their loss, top-1 and top-5 hits, and their number."""
-
-    loss_sum: float = 0.0
-    top1_hits: int = 0
-    top5_hits: int = 0
-    num_examples: int = 0
-
-    def __add__(self, other: "Score") -> "Score":
-        return Score(
-            self.loss_sum + other.loss_sum,
-            self.top1_hits + other.top1_hits,
-            self.top5_hits + other.top5_hits,
-            self.num_examples + other.num_examples,
-        )
-
-    @property
-    def loss(self) -> float:
-        """Mean loss an example."""
-        return self.loss_sum / self.num_examples
-
-    @property
-    def top1(self) -> float:
-        """Share of the examples whose label scored highest."""
-        return self.top1_hits / self.num_examples
-
-    @property
-    def top5(self) -> float:
-        """Share of the examples whose label was among the five that scored highest."""
-        return self.top5_hits / self.num_examples
-
-
-class HeadPass(NamedTuple):
-    """What a pass of the head is scored by: this rank's part of the loss, its block of the logits, and the labels."""
-
-    loss: Array
-    logits: Array
-    labels: np.ndarray
-
-
-class Wishes(NamedTuple):
-    """What some rank wishes to happen after a step: all ranks hear of it with the step's score."""
-
-    stop: bool = False
-    checkpoint: bool = False
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -192,7 +145,7 @@ class Trainer:
     def total_score(self, tally: np.ndarray) -> Score:
         """Return the score of all ranks' tallies together. All ranks call."""
         with about("score"):
-            return _score_of(self.layout.world.start_all_reduce(tally).wait())
+            return score_of(self.layout.world.start_all_reduce(tally).wait())
 
     def wish(self, wishes: Wishes) -> None:
         """Let all ranks know, in the next step, what this rank wishes: `wishes` is then what any rank does."""
@@ -208,7 +161,7 @@ class Trainer:
         with about("score"):
             total = self.layout.world.start_all_reduce(np.concatenate([tally, self._own_wishes])).wait()
         self.wishes = Wishes(*(bool(number) for number in total[len(tally) :]))
-        return _score_of(total)
+        return score_of(total)
 
     def _find_overflow(self, overflows: list[Array], *syncs: GradSync[Any]) -> Array | None:
         """Return how many ranks' gradients have overflowed, and append it to `overflows`. All ranks call.
@@ -305,7 +258,3 @@ class Trainer:
 
     def _finite(self, array: Array) -> bool:
         return not self.backend.to_host(self.backend.find_overflow([array]))[0]
-
-
-def _score_of(total: np.ndarray) -> Score:
-    return Score(float(total[0]), int(total[1]), int(total[2]), int(total[3]))

@@ -14,10 +14,11 @@ from owt_mpi.metrics import Reporter
 from owt_mpi.optim import schedule_factor
 from owt_mpi.parallel.head_update import HeadSchedule, head_update_of
 from owt_mpi.run_checkpoints import Position, RunCheckpoints
+from owt_mpi.score import Score, Wishes
 from owt_mpi.several_views import tally_of_views
 from owt_mpi.stopping import STOPPED, wish_to_stop
 from owt_mpi.trace import Tracer
-from owt_mpi.trainer import NonFiniteLoss, Score, Trainer, Wishes
+from owt_mpi.trainer import NonFiniteLoss, Trainer
 from owt_mpi.training_data import Data
 
 
