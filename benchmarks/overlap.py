@@ -15,11 +15,12 @@ from owt_mpi.comm.guard import run_command
 from owt_mpi.comm.ledger import Flow, Flows, Ledger
 from owt_mpi.comm.metered import MeteredCommunicator
 from owt_mpi.comm.mpi import world
-from owt_mpi.config import Config, ParallelOptions
+from owt_mpi.config import Config
 from owt_mpi.data.loader import Batch
 from owt_mpi.nn.model import InputSpec
 from owt_mpi.nn.models import MODELS
 from owt_mpi.parallel.layout import Plan, make_layout
+from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.trainer import Trainer
 
 NUM_CLASSES = 1000

@@ -9,11 +9,12 @@ from benchmarks.contestant import serve
 from owt_mpi.backends.select import select_backend
 from owt_mpi.comm.guard import run_command
 from owt_mpi.comm.mpi import world
-from owt_mpi.config import Config, ParallelOptions
+from owt_mpi.config import Config
 from owt_mpi.data.loader import Batch
 from owt_mpi.nn.model import InputSpec
 from owt_mpi.nn.models import find_builder
 from owt_mpi.parallel.layout import Plan, make_layout
+from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.trainer import Trainer
 
 CROP, CHANNELS, NUM_CLASSES = 224, 3, 1000

@@ -14,12 +14,13 @@ from owt_mpi.backends.base import Backend
 from owt_mpi.backends.select import select_backend
 from owt_mpi.comm.guard import run_command
 from owt_mpi.comm.mpi import world
-from owt_mpi.config import Config, ParallelOptions
+from owt_mpi.config import Config
 from owt_mpi.data.loader import Batch
 from owt_mpi.nn.model import InputSpec, Model
 from owt_mpi.nn.models import find_builder
 from owt_mpi.nn.restricted import restricted
 from owt_mpi.parallel.layout import Plan, SchemeName, make_layout
+from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.summary import summarise
 from owt_mpi.trainer import Trainer
 

@@ -24,7 +24,6 @@ from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.comm.transport import Transport, open_transport
 from owt_mpi.command_line import parse_options, usage_errors
-from owt_mpi.config import ParallelOptions, check_cudnn
 from owt_mpi.measure.conformance import compare
 from owt_mpi.measure.convolutions import measure_convolutions
 from owt_mpi.measure.pytorch_step import PyTorchStep, why_not
@@ -35,6 +34,7 @@ from owt_mpi.measure.step import make_trainer, measure_parts, measure_step, rand
 from owt_mpi.nn.model import Builder, InputSpec, Model
 from owt_mpi.nn.models import find_builder
 from owt_mpi.parallel.layout import Plan
+from owt_mpi.parallel_options import ParallelOptions, check_cudnn
 
 DESCRIPTION = """Measure the training of a network on the machine at hand.
 

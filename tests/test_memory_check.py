@@ -11,10 +11,11 @@ from owt_mpi.backends.base import Memory
 from owt_mpi.backends.reference import ReferenceBackend
 from owt_mpi.comm.guard import USAGE_ERROR, CollectiveExit
 from owt_mpi.comm.threads import run_ranks
-from owt_mpi.config import BatchOptions, Config, DataOptions, ModelOptions, ParallelOptions, RunOptions
+from owt_mpi.config import BatchOptions, Config, DataOptions, ModelOptions, RunOptions
 from owt_mpi.memory_check import MemoryReport, Room, peak_resident_bytes, report_memory
 from owt_mpi.memory_forecast import MemoryForecast
 from owt_mpi.parallel.layout import Plan, make_layout
+from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.training_run import run_training
 from tests.tiny import tiny_model
 

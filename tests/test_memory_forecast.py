@@ -17,7 +17,7 @@ from owt_mpi.backends.select import select_backend
 from owt_mpi.comm.half import carrying_halves
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
-from owt_mpi.config import Config, ParallelOptions
+from owt_mpi.config import Config
 from owt_mpi.data.loader import Batch
 from owt_mpi.memory_forecast import MemoryForecast, MemoryOptions, forecast_memory
 from owt_mpi.nn.layers import LRN, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU
@@ -25,6 +25,7 @@ from owt_mpi.nn.model import InputSpec, Model
 from owt_mpi.nn.module import Sequential
 from owt_mpi.nn.recompute import RecomputedSequential
 from owt_mpi.parallel.layout import Plan, make_layout
+from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.trainer import Trainer
 
 N = 4

@@ -15,13 +15,14 @@ from owt_mpi.comm.half import HalfCommunicator
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.staged import staged
 from owt_mpi.comm.threads import run_ranks
-from owt_mpi.config import Config, DataOptions, OptimizerOptions, ParallelOptions
+from owt_mpi.config import Config, DataOptions, OptimizerOptions
 from owt_mpi.loss_scale import FIRST, GOOD_STEPS_TO_DOUBLE, LARGEST, SMALLEST, LossScale, loss_scale_for
 from owt_mpi.nn.init import Constant
 from owt_mpi.optim import MomentumSGD
 from owt_mpi.parallel.collective_ops import AllGatherOp
 from owt_mpi.parallel.head_update import HeadUpdate
 from owt_mpi.parallel.layout import Plan, make_layout
+from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.trainer import NonFiniteLoss, Trainer
 from tests.tiny import GLOBAL_BATCH, global_batch, on_device, part_of, tiny_model, train_tiny, train_tiny_on
 

@@ -8,9 +8,10 @@ import pytest
 from owt_mpi.autograd import tensor
 from owt_mpi.backends.reference import ReferenceBackend
 from owt_mpi.comm.threads import run_ranks
-from owt_mpi.config import Config, OptimizerOptions, ParallelOptions
+from owt_mpi.config import Config, OptimizerOptions
 from owt_mpi.nn.module import Context
 from owt_mpi.parallel.layout import Plan, make_layout
+from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.several_views import tally_of_views
 from owt_mpi.trainer import Trainer
 from tests.tiny import GLOBAL_BATCH, SPEC, global_batch, part_of, tiny_model

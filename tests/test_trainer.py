@@ -9,13 +9,14 @@ from owt_mpi.autograd import Op
 from owt_mpi.backends.reference import ReferenceBackend
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
-from owt_mpi.config import Config, OptimizerOptions, ParallelOptions
+from owt_mpi.config import Config, OptimizerOptions
 from owt_mpi.nn.layers import Flatten, Linear
 from owt_mpi.nn.model import Model
 from owt_mpi.nn.module import Sequential
 from owt_mpi.ops.conv2d import Conv2dOp
 from owt_mpi.parallel.grad_sync import AllReduceSync
 from owt_mpi.parallel.layout import Plan, make_layout
+from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.trainer import NonFiniteLoss, Trainer
 from tests.comm.recording import RecordingCommunicator
 from tests.parallel.chain import sgd

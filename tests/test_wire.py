@@ -11,13 +11,14 @@ from owt_mpi.backends.reference import ReferenceBackend
 from owt_mpi.comm.ledger import Flow, FlowKey, Ledger
 from owt_mpi.comm.metered import MeteredCommunicator
 from owt_mpi.comm.threads import run_ranks
-from owt_mpi.config import Config, ParallelOptions
+from owt_mpi.config import Config
 from owt_mpi.data.loader import Batch
 from owt_mpi.nn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU
 from owt_mpi.nn.model import InputSpec, Model
 from owt_mpi.nn.module import Sequential
 from owt_mpi.nn.restricted import restricted
 from owt_mpi.parallel.layout import Plan, make_layout
+from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.summary import summarise
 from owt_mpi.trainer import Trainer
 from tests.mpi_run import REPO_ROOT

@@ -14,7 +14,7 @@ from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.half import carrying_halves
 from owt_mpi.comm.staged import staged
 from owt_mpi.comm.threads import run_ranks
-from owt_mpi.config import Config, OptimizerOptions, ParallelOptions
+from owt_mpi.config import Config, OptimizerOptions
 from owt_mpi.data.loader import Batch
 from owt_mpi.nn.layers import LRN, AvgPool2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU
 from owt_mpi.nn.model import InputSpec, Loss, Model, num_features
@@ -24,6 +24,7 @@ from owt_mpi.parallel.head_update import HeadUpdate
 from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.parallel.weight_sync import TrunkSync
 from owt_mpi.parallel.wire_format import WireDtype
+from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.trainer import Trainer
 
 SPEC = InputSpec(crop=9, channels=3, num_classes=8)

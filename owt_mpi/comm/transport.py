@@ -13,7 +13,7 @@ from owt_mpi.comm.gpu_aware import Support, find_support
 from owt_mpi.comm.nccl import NcclGroups, load_nccl
 from owt_mpi.comm.node_sums import by_nodes, why_flat
 from owt_mpi.comm.staged import DirectLane, StagedLane, Staging, device_of, pinned_bytes
-from owt_mpi.config import ParallelOptions
+from owt_mpi.parallel_options import ParallelOptions
 
 CHOICES = ("auto", "mpi", "staged", "nccl")
 

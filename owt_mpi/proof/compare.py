@@ -8,9 +8,10 @@ import numpy as np
 from owt_mpi.autograd import Parameter
 from owt_mpi.backends.base import Backend
 from owt_mpi.comm.base import Communicator
-from owt_mpi.config import Config, ParallelOptions, RunOptions
+from owt_mpi.config import Config, RunOptions
 from owt_mpi.data.loader import Batch
 from owt_mpi.parallel.layout import make_layout
+from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.proof.cases import Case
 from owt_mpi.proof.problem import Problem
 from owt_mpi.proof.serial_program import Trained, head_batch_of_rows, train_serially, update_magnitudes

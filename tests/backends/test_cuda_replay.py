@@ -13,12 +13,13 @@ from owt_mpi.backends.reference import ReferenceBackend
 from owt_mpi.checkpoint import read_weights
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
-from owt_mpi.config import BatchOptions, Config, DataOptions, ModelOptions, ParallelOptions, RunOptions
+from owt_mpi.config import BatchOptions, Config, DataOptions, ModelOptions, RunOptions
 from owt_mpi.nn.layers import Linear
 from owt_mpi.nn.module import Context, Module, Sequential, assign_names
 from owt_mpi.optim import MomentumSGD
 from owt_mpi.parallel.grad_sync import AllReduceSync
 from owt_mpi.parallel.layout import Plan
+from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.training_run import run_training
 from owt_mpi.trunk_pass import TrunkPass, check_replayable
 from tests.fake_cupy import RACES

@@ -15,8 +15,9 @@ from owt_mpi.backends.cuda_device import CudaDevice
 from owt_mpi.backends.precision import HALF_DTYPES
 from owt_mpi.checkpoint.weights import read_weights
 from owt_mpi.comm.threads import run_ranks
-from owt_mpi.config import BatchOptions, Config, DataOptions, ModelOptions, ParallelOptions, RunOptions
+from owt_mpi.config import BatchOptions, Config, DataOptions, ModelOptions, RunOptions
 from owt_mpi.parallel.layout import Plan
+from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.trainer import NonFiniteLoss
 from owt_mpi.training_run import run_training
 from tests.fake_cupy import RACES, RaceError

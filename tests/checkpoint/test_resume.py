@@ -12,8 +12,9 @@ from owt_mpi.checkpoint.saver import CheckpointSaver, Snapshot
 from owt_mpi.checkpoint.weights import whole_parameter
 from owt_mpi.comm.half import carrying_halves
 from owt_mpi.comm.threads import run_ranks
-from owt_mpi.config import Config, OptimizerOptions, ParallelOptions
+from owt_mpi.config import Config, OptimizerOptions
 from owt_mpi.parallel.layout import Plan, make_layout
+from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.resume import restore_momentum, snapshot_parts
 from owt_mpi.trainer import Trainer
 from tests.tiny import GLOBAL_BATCH, global_batch, largest_difference, part_of, tiny_model

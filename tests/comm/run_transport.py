@@ -6,7 +6,7 @@ from owt_mpi.comm.gpu_aware import find_support
 from owt_mpi.comm.guard import run_command
 from owt_mpi.comm.mpi import world
 from owt_mpi.comm.transport import open_transport
-from owt_mpi.config import ParallelOptions
+from owt_mpi.parallel_options import ParallelOptions
 from tests.comm.device_backend import DeviceBackend
 from tests.fake_cupy import RACES, stand_in
 

@@ -13,7 +13,7 @@ from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.staged import CHUNK_BYTES
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.comm.transport import open_transport
-from owt_mpi.config import ParallelOptions
+from owt_mpi.parallel_options import ParallelOptions
 from tests.comm.checks import values
 from tests.comm.device_backend import DeviceBackend
 from tests.comm.process_like import ProcessLike
