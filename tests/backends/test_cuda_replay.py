@@ -10,7 +10,7 @@ import pytest
 from owt_mpi.backends import cuda_replay
 from owt_mpi.backends.cuda import CudaBackend
 from owt_mpi.backends.reference import ReferenceBackend
-from owt_mpi.checkpoint import read_weights
+from owt_mpi.checkpoint.weights import read_weights
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.config import BatchOptions, Config, DataOptions, ModelOptions, RunOptions
