@@ -61,24 +61,24 @@ def build(options: Options, reporter: Reporter | None = None, comm: Communicator
     comm = comm or SerialCommunicator()
     options.check()
     with contextlib.ExitStack() as opened:
-        job = _from_rank_0(comm, lambda: _prepare(options, reporter, opened))
+        job = _from_rank_0(comm, options.out, lambda: _prepare(options, reporter, opened))
         if job.plan is None:
             assert job.built is not None
             return job.built
         plan = job.plan
         num_workers = options.workers or max(len(os.sched_getaffinity(0)) // ranks_sharing_cores(comm), 1)
         entries = _build_shards(options.out, plan, num_workers, reporter, comm)
-        return _from_rank_0(comm, lambda: _finish(options, job, plan, entries, reporter))
+        return _from_rank_0(comm, options.out, lambda: _finish(options, job, plan, entries, reporter))
 
 
 def _prepare(options: Options, reporter: Reporter, opened: contextlib.ExitStack) -> _Job:
     """Return what is to be built; `opened` closes the sources."""
     built = built_already(options)
+    if options.out.exists():
+        remove_remains(options.out)
     if built is not None:
         reporter.say(f"{options.out} is already built")
         return _Job(built)
-    if options.out.exists():
-        remove_remains(options.out)
     listings = [opened.enter_context(open_source(options.source, options.layout, options.out))]
     if options.val is not None:
         listings.append(opened.enter_context(open_source(options.val, None, options.out)))
@@ -152,7 +152,7 @@ def _check_space(out: Path, plan: BuildPlan, kept: frozenset[int]) -> None:
         )
 
 
-def _explained(error: DataError | OSError, out: Path) -> Exception:
+def _explained(error: Exception, out: Path) -> Exception:
     """Return `error`, with the way out if the disk is full."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return DataError(
@@ -161,15 +161,15 @@ def _explained(error: DataError | OSError, out: Path) -> Exception:
     return error
 
 
-def _from_rank_0(comm: Communicator, function: Callable[[], T]) -> T:
-    """Return on all ranks what `function` returns on rank 0, or raise its error. All ranks call."""
+def _from_rank_0(comm: Communicator, out: Path, function: Callable[[], T]) -> T:
+    """Return on all ranks what `function`, which writes to `out`, returns on rank 0, or raise its error."""
     error: Exception | None = None
     result: T | None = None
     if comm.rank == 0:
         try:
             result = function()
         except (ValueError, OSError) as failure:
-            error = failure
+            error = _explained(failure, out)
     _agree(comm, error)
     (found, *_) = comm.all_gather_object(result)
     assert found is not None

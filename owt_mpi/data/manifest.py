@@ -115,13 +115,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write the manifest into `folder`, whole or not at all. Do it last: it says that the shards are complete."""
         content = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
-        temporary = folder / f"{MANIFEST_NAME}.tmp"
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(folder / MANIFEST_NAME)
-        sync_folder(folder)
+        write_whole(folder / MANIFEST_NAME, (json.dumps(content, indent=1) + "\n").encode())
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -194,6 +188,19 @@ def check_version(path: Path, version: object) -> None:
         raise DataError(
             f"{path} has format version {version}, this program reads {FORMAT_VERSION}; {REBUILD} with --overwrite"
         )
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file and bring it to the disk, whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        sync_file(temporary)
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 def sync_file(path: Path) -> None:

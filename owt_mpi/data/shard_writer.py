@@ -3,8 +3,9 @@
 The same samples give the same bytes: contiguous datasets of fixed types in one order, and no times.
 """
 
+import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from owt_mpi.data.manifest import (
     ShardEntry,
     sync_file,
     sync_folder,
+    write_whole,
 )
 from owt_mpi.data.pixel_sums import PixelSums
 from owt_mpi.data.shard_file import COUNT_DTYPE, IMAGE_DTYPE, LABEL_DTYPE, SIZE_DTYPE
@@ -99,18 +101,14 @@ class ShardWriter:
         self._end = 0
         self._path = self._temporary("")
         self.pixels: PixelFile | None = None  # of a raw shard
-        try:
-            if plan.storage == "raw":
-                offset = self._lay_out(self._path, plan.num_rows, 0)
-                height, width, channels = plan.image_shape
-                assert height is not None, "raw images have one size"
-                assert width is not None
-                self.pixels = PixelFile(self._path, offset, height * width * channels)
-            else:
-                self._path.touch(exist_ok=False)
-        except BaseException:
-            self.abandon()
-            raise
+        self._path.touch(exist_ok=False)
+        if plan.storage == "raw":
+            height, width, channels = plan.image_shape
+            assert height is not None, "raw images have one size"
+            assert width is not None
+            image_bytes = height * width * channels
+            _, offset, _ = self._around(plan.num_rows, plan.num_rows * image_bytes, lambda file: None)
+            self.pixels = PixelFile(self._path, offset, image_bytes)
 
     def write(self, row: int, record: SampleRecord, image: np.ndarray | bytes) -> None:
         """Store a sample: its pixels (h, w, c) uint8 for raw storage, the bytes of its file for jpeg."""
@@ -142,12 +140,20 @@ class ShardWriter:
         rows = [row for row, record in enumerate(self._records) if record is not None]
         records = [record for record in self._records if record is not None]
         assert records, f"{self._plan.file}: no sample was written"
+        pieces = [self._pieces[row] for row in rows]
+        head, offset, tail = self._around(
+            len(rows),
+            sum(length for _, length in pieces),
+            lambda file: self._fill(file, rows, records, sums, odd_files),
+        )
         path = self._path
-        if self._plan.storage == "jpeg" or len(rows) < self._plan.num_rows:
+        if self.pixels is None or len(rows) < self._plan.num_rows:
             path = self._temporary("packed")
-            pieces = [self._pieces[row] for row in rows]
-            self._pack(path, pieces)
-        self._fill(path, rows, records, sums, odd_files)
+            self._pack(path, pieces, offset)
+        with path.open("r+b", buffering=0) as file:
+            _write_all(file, memoryview(head))
+            file.seek(0, os.SEEK_END)
+            _write_all(file, memoryview(tail))
         sync_file(path)
         labels = [record.label for record in records]
         histogram = np.bincount(labels, minlength=len(self._plan.class_names)).tolist()
@@ -173,65 +179,70 @@ class ShardWriter:
     def _temporary(self, purpose: str) -> Path:
         return self._folder / f"{self._plan.file}.{self._token}{purpose}.tmp"
 
-    def _lay_out(self, path: Path, num_images: int, num_bytes: int) -> int:
-        """Create the file with the dataset of images alone, and return its offset: it comes before all others."""
+    def _around(self, num_images: int, num_bytes: int, fill: Callable[[Any], None]) -> tuple[bytes, int, bytes]:
+        """Return what a shard's file holds before its images, their offset, and what comes after them.
+
+        `fill` gives the open file all but its images, which come first. The file is made in memory, where its images
+        are a hole that takes no room: on a full disk HDF5 fails in ways that cannot be told from damage.
+        """
         plan = self._plan
         early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # so that the bytes have an offset before they are written
         early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        with h5py.File(path, "w-", locking=False) as file:
-            attributes = {
-                "format": FORMAT_NAME, "format_version": FORMAT_VERSION, "split": plan.split, "shard": plan.shard,
-                "num_shards": plan.num_shards, "storage": plan.storage, "source": plan.source,
-            }  # fmt: skip
-            for name, value in attributes.items():
-                file.attrs[name] = value
-            if plan.storage == "raw":
-                images = file.create_dataset("images", (num_images, *plan.image_shape), IMAGE_DTYPE, dcpl=early)
-            else:
-                images = file.create_dataset("bytes", (num_bytes,), IMAGE_DTYPE, dcpl=early)
-            return int(images.id.get_offset())
+        raw = plan.storage == "raw"
+        shape = (num_images, *plan.image_shape) if raw else (num_bytes,)
+        with open(os.memfd_create("shard", os.MFD_CLOEXEC), "w+b", buffering=0) as memory:
+            with h5py.File(memory, "w") as file:
+                attributes = {
+                    "format": FORMAT_NAME, "format_version": FORMAT_VERSION, "split": plan.split, "shard": plan.shard,
+                    "num_shards": plan.num_shards, "storage": plan.storage, "source": plan.source,
+                }  # fmt: skip
+                for name, value in attributes.items():
+                    file.attrs[name] = value
+                images = file.create_dataset("images" if raw else "bytes", shape, IMAGE_DTYPE, dcpl=early)
+                offset = int(images.id.get_offset())
+                fill(file)
+            head = os.pread(memory.fileno(), offset, 0)
+            end = offset + num_bytes
+            return head, offset, os.pread(memory.fileno(), os.fstat(memory.fileno()).st_size - end, end)
 
-    def _pack(self, path: Path, pieces: Sequence[tuple[int, int]]) -> None:
+    def _pack(self, path: Path, pieces: Sequence[tuple[int, int]], offset: int) -> None:
         """Write the images of the rows that there are to `path`, end to end."""
-        offset = self._lay_out(path, len(pieces), sum(length for _, length in pieces))
-        with self._path.open("rb") as source, path.open("r+b", buffering=_COPY_BYTES) as target:
+        with self._path.open("rb") as source, path.open("xb", buffering=_COPY_BYTES) as target:
             target.seek(offset)
             for start, length in pieces:
                 source.seek(start)
                 target.write(source.read(length))
 
     def _fill(
-        self, path: Path, rows: Sequence[int], records: Sequence[SampleRecord], sums: PixelSums,
+        self, file: Any, rows: Sequence[int], records: Sequence[SampleRecord], sums: PixelSums,
         odd_files: Sequence[OddFile],
     ) -> None:  # fmt: skip
         """Write all that a shard has besides its images."""
-        with h5py.File(path, "r+", locking=False) as file:
-            file["labels"] = np.array([record.label for record in records], LABEL_DTYPE)
-            _write_strings(file, "names", [record.name for record in records])
-            hashes = b"".join(record.source_sha256 for record in records)
-            file["source_sha256"] = np.frombuffer(hashes, np.uint8).reshape(len(records), -1)
-            _write_strings(file, "classes", self._plan.class_names)
-            if self._plan.storage == "jpeg":
-                lengths = [self._pieces[row][1] for row in rows]
-                file["offsets"] = np.concatenate([[0], np.cumsum(lengths)]).astype(COUNT_DTYPE)
-                file["sizes"] = np.array([record.size for record in records], SIZE_DTYPE)
-            file["pixel_count"] = np.array(sums.count, COUNT_DTYPE)
-            file["channel_sum"] = sums.total.astype(COUNT_DTYPE)
-            file["channel_products"] = sums.products.astype(COUNT_DTYPE)
-            if sums.image is not None:
-                file["image_sum"] = sums.image.astype(COUNT_DTYPE)
-            write_odd_files(file, odd_files)
+        file["labels"] = np.array([record.label for record in records], LABEL_DTYPE)
+        _write_strings(file, "names", [record.name for record in records])
+        hashes = b"".join(record.source_sha256 for record in records)
+        file["source_sha256"] = np.frombuffer(hashes, np.uint8).reshape(len(records), -1)
+        _write_strings(file, "classes", self._plan.class_names)
+        if self._plan.storage == "jpeg":
+            lengths = [self._pieces[row][1] for row in rows]
+            file["offsets"] = np.concatenate([[0], np.cumsum(lengths)]).astype(COUNT_DTYPE)
+            file["sizes"] = np.array([record.size for record in records], SIZE_DTYPE)
+        file["pixel_count"] = np.array(sums.count, COUNT_DTYPE)
+        file["channel_sum"] = sums.total.astype(COUNT_DTYPE)
+        file["channel_products"] = sums.products.astype(COUNT_DTYPE)
+        if sums.image is not None:
+            file["image_sum"] = sums.image.astype(COUNT_DTYPE)
+        write_odd_files(file, odd_files)
 
 
 def write_mean_image(folder: Path, mean: np.ndarray) -> str:
     """Write the mean of the training images (h, w, c), whole or not at all, and return the file's name."""
-    temporary = folder / f"{STATISTICS_NAME}.tmp"
-    with h5py.File(temporary, "w", locking=False) as file:
+    with h5py.File(STATISTICS_NAME, "w", driver="core", backing_store=False) as file:  # in memory, as shards are
         file[MEAN_IMAGE] = mean.astype("<f8")
-    sync_file(temporary)
-    temporary.rename(folder / STATISTICS_NAME)
-    sync_folder(folder)
+        file.flush()
+        content = file.id.get_file_image()
+    write_whole(folder / STATISTICS_NAME, content)
     return STATISTICS_NAME
 
 
