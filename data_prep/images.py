@@ -5,7 +5,6 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -69,9 +68,9 @@ def prepare(content: bytes, name: str, recipe: Recipe) -> Prepared:
         with opened:
             opened.load()
             remarks = _remarks(opened, name, recipe)
-            image = _fitted(_in_mode(opened, "L" if recipe.channels == 1 else "RGB"), recipe)
-            pixels = np.asarray(image)
-            encoded = _encoded(image, content, recipe) if recipe.storage == "jpeg" else None
+            image = _resized(_in_mode(opened, "L" if recipe.channels == 1 else "RGB"), recipe)
+            pixels = _centre(np.asarray(image), recipe)
+            encoded = _encoded(pixels, content, recipe) if recipe.storage == "jpeg" else None
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -80,7 +79,7 @@ def prepare(content: bytes, name: str, recipe: Recipe) -> Prepared:
         raise ImageError(f"it is too large: it has more than {LARGEST_PIXELS} pixels") from error
     except _BROKEN as error:
         raise ImageError(f"it cannot be decoded ({' '.join(str(error).split())})") from error
-    return Prepared(pixels.reshape(*pixels.shape[:2], recipe.channels), encoded, remarks)
+    return Prepared(np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], recipe.channels)), encoded, remarks)
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -91,7 +90,7 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _fitted(image: Image.Image, recipe: Recipe) -> Image.Image:
+def _resized(image: Image.Image, recipe: Recipe) -> Image.Image:
     size = recipe.size
     if size is None:
         return image
@@ -100,25 +99,30 @@ def _fitted(image: Image.Image, recipe: Recipe) -> Image.Image:
         width, height = (size if side == short else int(size * side / short) for side in image.size)
         if width * height > LARGEST_PIXELS:
             raise ImageError(f"it is too long: at size {size} it would have {width}x{height} pixels")
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    if not recipe.square or image.width == image.height:
-        return image
-    left, top = (round((side - size) / 2) for side in image.size)
-    return image.crop((left, top, left + size, top + size))
+        return image.resize((width, height), Image.Resampling.BILINEAR)
+    return image
 
 
-def _encoded(image: Image.Image, content: bytes, recipe: Recipe) -> bytes:
+def _centre(pixels: np.ndarray, recipe: Recipe) -> np.ndarray:
+    size = recipe.size
+    if size is None or not recipe.square:
+        return pixels
+    top, left = (round((side - size) / 2) for side in pixels.shape[:2])
+    return pixels[top : top + size, left : left + size]
+
+
+def _encoded(pixels: np.ndarray, content: bytes, recipe: Recipe) -> bytes:
     if recipe.size is None:
         return content
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=recipe.quality)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=recipe.quality)
     return buffer.getvalue()
 
 
 def _remarks(image: Image.Image, name: str, recipe: Recipe) -> tuple[str, ...]:
     """Return what is odd about an image that is kept all the same."""
     remarks = []
-    named = _SUFFIXES.get(PurePosixPath(name).suffix.lower())
+    named = _SUFFIXES.get(name[name.rfind(".") :].lower())
     if named is not None and named != image.format:
         remarks.append(f"it is a {image.format} file by content")
     if image.mode in ("L", "1", "LA") and recipe.channels == 3:

@@ -42,8 +42,12 @@ class PixelSums:
     def add_images(self, images: Iterable[np.ndarray]) -> None:
         """Add the pixels of images (h, w, c) uint8, each while it is in the processor's cache."""
         part, in_part = None if self.image is None else np.zeros(self.image.shape, np.uint16), 0
+        values = np.empty(0, np.float32)  # used again for every image: fresh memory costs as much as the sums
         for image in images:
-            self._add_products(image)
+            num_values = -(-image.size // _block(image)) * _block(image)
+            if len(values) < num_values:
+                values = np.empty(num_values, np.float32)
+            self._add_products(image, values[:num_values])
             if part is not None:
                 part += image
                 in_part += 1
@@ -58,19 +62,19 @@ class PixelSums:
             self.image += part
             part[...] = 0
 
-    def _add_products(self, image: np.ndarray) -> None:
+    def _add_products(self, image: np.ndarray, values: np.ndarray) -> None:
+        """Add what does not need the places of pixels; `values` is memory for whole blocks."""
         channels = image.shape[-1]
-        block = _ROWS * _PIXELS_IN_ROW * channels
-        values = np.empty(-(-image.size // block) * block, np.float32)
         values[: image.size] = image.reshape(-1)
         values[image.size :] = 0  # adds nothing
-        rows = values.reshape(-1, _ROWS, _PIXELS_IN_ROW * channels)
-        pairs = np.matmul(rows.transpose(0, 2, 1), rows).sum(axis=0, dtype=np.float64)  # below 2**53: exact
-        pairs = pairs.reshape(_PIXELS_IN_ROW, channels, _PIXELS_IN_ROW, channels)
-        sums = np.matmul(np.ones((1, _ROWS), np.float32), rows).sum(axis=(0, 1), dtype=np.float64)
+        blocks = values.reshape(-1, _ROWS, _PIXELS_IN_ROW * channels)
+        pairs = np.matmul(blocks.transpose(0, 2, 1), blocks).sum(axis=0, dtype=np.float64)  # below 2**53: exact
+        self.products += np.einsum("aiaj->ij", pairs.reshape(_PIXELS_IN_ROW, channels, -1, channels)).astype(np.int64)
+        for start in range(0, len(blocks), _ROWS):
+            rows = blocks[start : start + _ROWS].reshape(-1, _PIXELS_IN_ROW * channels)
+            sums = np.ones(len(rows), np.float32) @ rows  # below 2**24: exact too
+            self.total += sums.reshape(_PIXELS_IN_ROW, channels).sum(axis=0, dtype=np.float64).astype(np.int64)
         self.count += image.size // channels
-        self.products += np.einsum("aiaj->ij", pairs).astype(np.int64)
-        self.total += sums.reshape(_PIXELS_IN_ROW, channels).sum(axis=0).astype(np.int64)
 
     def statistics(self) -> Statistics:
         """Return mean, standard deviation and principal components."""
@@ -80,3 +84,7 @@ class PixelSums:
     def mean_image(self, num_images: int) -> np.ndarray | None:
         """Return the mean of the images, float64 (h, w, c), None where they differ in size."""
         return None if self.image is None else self.image / num_images
+
+
+def _block(image: np.ndarray) -> int:
+    return _ROWS * _PIXELS_IN_ROW * int(image.shape[-1])
