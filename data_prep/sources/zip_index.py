@@ -11,6 +11,7 @@ from data_prep.sources.tree import Entry, Tree, clean_member
 from owt_mpi.data.manifest import DataError
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # magic, ..., the lengths of the name and of the extra field
+_BROKEN = (zipfile.BadZipFile, OSError, EOFError, ValueError, struct.error, NotImplementedError)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -20,7 +21,9 @@ def index_zip(tree: Tree, file: IO[bytes], path: str, label: str) -> None:
         with zipfile.ZipFile(file) as archive:
             for member in archive.infolist():
                 _add(tree, file.fileno(), path, member, label)
-    except (zipfile.BadZipFile, OSError, EOFError, struct.error, NotImplementedError) as error:
+    except _BROKEN as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{label} is damaged or cut short ({error}); fetch it again") from error
 
 

@@ -239,6 +239,15 @@ def test_members_of_a_zip_that_are_no_plain_files_are_ignored_and_reported(tmp_p
     )
 
 
+def test_a_zip_with_an_undecodable_name_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "source.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("pear/é.png", b"content")
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xff"))
+    with pytest.raises(DataError, match=r"source\.zip is damaged or cut short \('utf-8' codec"):
+        open_source(path)
+
+
 def test_encrypted_and_lying_members_of_a_zip_are_ignored_and_reported(tmp_path: Path) -> None:
     path = tmp_path / "source.zip"
     with zipfile.ZipFile(path, "w") as archive:
