@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 from pathlib import Path
 
 from data_prep.images import ImageError
@@ -10,6 +11,7 @@ from data_prep.sources.image_list import SourceImage
 from data_prep.sources.reader import SourceReader, Stamp, stamp
 from data_prep.sources.spool import Spool, compression, unpacked
 from data_prep.sources.tar_index import index_tar
+from data_prep.sources.threads import map_in_threads
 from data_prep.sources.tree import Entry, Tree, join, tar_stem
 from data_prep.sources.zip_index import index_zip
 from owt_mpi.data.manifest import DataError
@@ -25,34 +27,27 @@ class Source:
         self.path = path
         self.spool = spool
         self._stamps: dict[str, Stamp] = {}
+        self._spooling = threading.Lock()
         if path.is_dir():
             self.tree = walk(os.path.abspath(path))
             return
         if not path.is_file():
             what = "is neither a file nor a folder" if path.exists() else "does not exist"
             raise ValueError(f"{path} {what}; name a folder or an archive of images")
-        self.tree = Tree()
-        self._index(Entry("", path.name, os.path.abspath(path), 0, path.stat().st_size), "", str(path))
+        self.tree = self._indexed(Entry("", path.name, os.path.abspath(path), 0, path.stat().st_size), "", str(path))
 
     def expand(self, entry: Entry) -> str:
         """Put what a tar in the tree holds there in its stead; return the folder, named as the tar without .tar."""
-        del self.tree.others[entry.path]
-        folder = join(entry.folder, tar_stem(entry.name))
-        self.tree.folders.add(folder)
-        self._index(entry, folder, self.label(entry))
-        return folder
+        self._expand([entry])
+        return _folder_of(entry)
 
     def expand_below(self, folder: str = "") -> None:
         """Expand the tars below a folder of the tree, and those in them; deeper ones are refused."""
-        for depth in range(MOST_DEPTH + 1):
-            for entry in [entry for entry in self.tree.others.values() if tar_stem(entry.name)]:
-                if not is_below(entry.folder, folder):
-                    continue
-                if depth < MOST_DEPTH:
-                    self.expand(entry)
-                else:
-                    del self.tree.others[entry.path]
-                    self.tree.refused.append(f"{entry.path} is an archive too deep in others")
+        for _ in range(MOST_DEPTH):
+            self._expand(self._tars_below(folder))
+        for entry in self._tars_below(folder):
+            del self.tree.others[entry.path]
+            self.tree.refused.append(f"{entry.path} is an archive too deep in others")
 
     def content(self, entry: Entry) -> bytes:
         """Return the bytes of a file that is not large, unpacked if it is compressed."""
@@ -85,22 +80,40 @@ class Source:
                 self._stamps[self.spool.path] = stamp(spooled.fileno())
         return SourceReader(dict(self._stamps))
 
-    def _index(self, entry: Entry, folder: str, label: str) -> None:
+    def _tars_below(self, folder: str) -> list[Entry]:
+        return [e for e in self.tree.others.values() if tar_stem(e.name) and is_below(e.folder, folder)]
+
+    def _expand(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            del self.tree.others[entry.path]
+        for tree in map_in_threads(lambda e: self._indexed(e, _folder_of(e), self.label(e)), entries):
+            self.tree.merge(tree)
+
+    def _indexed(self, entry: Entry, folder: str, label: str) -> Tree:
+        """Return what the archive `entry` holds, in `folder`."""
+        tree = Tree(folders={folder, ""})
         if entry.deflated:
-            self.tree.refused.append(f"{entry.path} is an archive deflated in a zip")
-            return
+            tree.refused.append(f"{entry.path} is an archive deflated in a zip")
+            return tree
         with open(entry.file, "rb") as file:
             self._stamps.setdefault(entry.file, stamp(file.fileno()))
             head = os.pread(file.fileno(), 6, entry.offset)
             if head.startswith(b"PK\3\4") and not folder:
-                index_zip(self.tree, file, entry.file, label)
+                index_zip(tree, file, entry.file, label)
             elif compression(head):
-                start, end = self.spool.unpack(file, entry.offset, entry.size, label)
+                with self._spooling:
+                    start, end = self.spool.unpack(file, entry.offset, entry.size, label)
                 with open(self.spool.path, "rb") as spooled:
-                    index_tar(self.tree, folder, spooled.fileno(), self.spool.path, start, end, label)
+                    index_tar(tree, folder, spooled.fileno(), self.spool.path, start, end, label)
             else:
                 end = entry.offset + entry.size
-                index_tar(self.tree, folder, file.fileno(), entry.file, entry.offset, end, label)
+                index_tar(tree, folder, file.fileno(), entry.file, entry.offset, end, label)
+        return tree
+
+
+def _folder_of(tar: Entry) -> str:
+    """Return the folder that stands for a tar."""
+    return join(tar.folder, tar_stem(tar.name))
 
 
 def is_below(path: str, folder: str) -> bool:

@@ -43,11 +43,20 @@ class Tree:
             self.folders.add(folder)
             folder = folder.rpartition("/")[0]
         if not is_image(entry.name):
-            self.others[entry.path] = entry
+            if self.others.setdefault(entry.path, entry) is not entry:
+                self.refused.append(f"{entry.path} is there twice, and left out the second time")
         elif entry.size > LARGEST_IMAGE_BYTES:
             self.refused.append(f"{entry.path} has {entry.size} bytes, too many for an image")
         else:
             self.images.append(entry)
+
+    def merge(self, other: "Tree") -> None:
+        """Add all of another tree."""
+        self.images += other.images
+        self.folders |= other.folders
+        self.refused += other.refused
+        for entry in other.others.values():
+            self.add(entry)
 
     def find(self, name: str) -> Entry | None:
         """Return the file of this name that is no image and is the least deep, None if there is none."""

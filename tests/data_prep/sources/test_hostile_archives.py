@@ -170,6 +170,16 @@ def test_no_archive_at_all_is_an_error(tmp_path: Path) -> None:
             open_source(tmp_path / "x.tar", spool_folder=tmp_path)
 
 
+def test_a_class_tar_that_is_there_twice_is_reported(files: Files, writers: Writers, tmp_path: Path) -> None:
+    folder = writers["folder of class tars"](files, tmp_path / "folder")
+    with tarfile.open(tmp_path / "source.tar", "w") as archive:
+        for name in ("pear", "apple", "quince"):
+            archive.add(folder / f"{name}.tar", "pear.tar" if name == "quince" else f"{name}.tar")
+    names, ignored = listed(tmp_path / "source.tar")
+    assert names == sorted(f"{folder}/{name}" for folder in ("apple", "pear") for name in files[folder])
+    assert ignored == ("pear.tar is there twice, and left out the second time",)
+
+
 def test_archives_nested_too_deeply_are_refused(tmp_path: Path) -> None:
     content = b""
     for depth in range(5):
