@@ -98,15 +98,14 @@ class _Window:
     def read(self, count: int) -> bytes:
         if not 0 <= count <= _LARGEST_HEADER:
             raise tarfile.ReadError(f"a header of {count} bytes")
-        count = max(min(count, self._end - self._position), 0)
+        count = min(count, self._end - self._position)
+        if count <= 0:
+            return b""
         first = self._position - self._buffer_start
         if first < 0 or first + count > len(self._buffer):
-            wanted = max(min(self._AHEAD, self._end - self._position), count)
-            self._buffer, self._buffer_start, first = (
-                os.pread(self._descriptor, wanted, self._position),
-                self._position,
-                0,
-            )
+            wanted = min(max(self._AHEAD, count), self._end - self._position)
+            self._buffer = os.pread(self._descriptor, wanted, self._position)
+            self._buffer_start, first = self._position, 0
         data = self._buffer[first : first + count]
         self._position += len(data)
         return data

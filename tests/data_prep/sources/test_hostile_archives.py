@@ -113,6 +113,7 @@ NEGATIVE = "source.tar: pear/a.png has a negative size|source.tar is damaged"  #
             NEGATIVE,
         ),
         (with_size_field(header("x", kind=tarfile.GNUTYPE_LONGNAME), negative(256)), "source.tar is damaged"),
+        (with_size_field(header("pear/a.png", kind=b"Z"), b"\x80" + b"\x7f" * 11), "source.tar is damaged"),
         (header("x", 1 << 33, tarfile.GNUTYPE_LONGNAME), "source.tar is damaged .*a header of 8589934592 bytes"),
         (header("x", 1 << 33, tarfile.XHDTYPE), "source.tar is damaged .*a header of 8589934592 bytes"),
         (header("x", 0, tarfile.GNUTYPE_LONGNAME) * 20_000, "source.tar is damaged"),
