@@ -16,15 +16,19 @@ def pixels_of(number):
     return np.random.default_rng(number).integers(0, 256, SHAPE, dtype=np.uint8)
 
 
+def flips_of(number):
+    return np.arange(3) == number % 3
+
+
 def start(backend, number):
     """Start batch `number` as the loader does: the host's memory is not kept."""
     pixels = backend.host_empty(SHAPE, np.uint8)
     pixels[...] = pixels_of(number)
-    return backend.start_normalise(pixels, np.arange(3) % 2 == 0, MEAN, SCALE, None, FLOAT)
+    return backend.start_normalise(pixels, flips_of(number), MEAN, SCALE, None, FLOAT)
 
 
 def expected(number):
-    return start_normalise_on_host(pixels_of(number), np.arange(3) % 2 == 0, MEAN, SCALE, None, FLOAT)()
+    return start_normalise_on_host(pixels_of(number), flips_of(number), MEAN, SCALE, None, FLOAT)()
 
 
 def uploads_of(backend):

@@ -101,6 +101,12 @@ def test_shares_and_logarithms_of_ratios_are_evenly_spread() -> None:
     np.testing.assert_allclose(np.histogram(ratios, 4, (-np.log(4 / 3), np.log(4 / 3)))[0] / len(few), 0.25, atol=0.03)
 
 
+def test_what_does_not_fit_is_tried_again_with_other_numbers() -> None:
+    windows = resized_views(1, 0, np.arange(1000), np.full((1000, 2), (20, 40)))  # every other try fits
+    in_the_middle = (windows == [0, 6, 20, 27]).all(axis=1)
+    assert 0 < in_the_middle.sum() < 30
+
+
 @pytest.mark.parametrize(
     ("size", "window"), [((10, 100), (0, 43, 10, 13)), ((100, 10), (43, 0, 13, 10)), ((1, 1), (0, 0, 1, 1))]
 )
