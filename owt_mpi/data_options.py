@@ -39,7 +39,8 @@ class DataOptions:
     this epoch; pad: train on them, the other rows of the batch count nothing, and an image counts as much as in a full
     batch; wrap: fill the batch up with images of the epoch's beginning. Validation counts every image once."""
     read_threads: int = 0
-    """Threads of a rank that decode images stored encoded, besides those that compute; 0: as many as compute."""
+    """Threads of a rank that decode images stored encoded and resize windows, besides those that compute; 0: as many as
+    compute."""
     draft: bool = False
     """Decode JPEGs at 1/2, 1/4 or 1/8 of their size where a window is shrunk by as much anyway: faster where stored
     images are large, and pixels differ a little."""

@@ -33,7 +33,7 @@ class Data:
 def open_readers(config: Config, num_threads: int) -> tuple[Reader, Reader | None]:
     """Return the readers of training and validation images, the latter None where the data has none.
 
-    `num_threads` threads decode where --read-threads does not say otherwise.
+    `num_threads` threads decode and resize where --read-threads does not say otherwise.
     """
     if config.data.data == "synthetic":
         channels, side = 3, config.model.crop
@@ -44,10 +44,9 @@ def open_readers(config: Config, num_threads: int) -> tuple[Reader, Reader | Non
     folder, options = Path(config.data.data), config.data
 
     def open_split(split: str) -> Reader:
-        shards = ShardReader(folder, split, options.memory_maps)
-        if shards.storage == "raw":
-            return shards
-        return JpegReader(shards, options.read_threads or num_threads, options.draft)
+        read_threads = options.read_threads or num_threads
+        shards = ShardReader(folder, split, options.memory_maps, read_threads)
+        return shards if shards.storage == "raw" else JpegReader(shards, read_threads, options.draft)
 
     return open_split("train"), open_split("val") if "val" in Manifest.read(folder).splits else None
 

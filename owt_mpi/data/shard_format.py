@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from owt_mpi.data.decode import Crew
 from owt_mpi.data.file_array import FileArray
 from owt_mpi.data.manifest import REBUILD, DataError, Manifest, Statistics
 from owt_mpi.data.readers import check_indices
@@ -51,10 +52,11 @@ class ShardReader:
     """Reads the images of one split by their index in the split. Safe in threads. Everything is checked on opening.
 
     Open it after any fork. `labels` (n,) int32 are those of the whole split. Where `use_maps` is off, or the file
-    system has none, images are read at their places in the file.
+    system has none, images are read at their places in the file. `num_threads` resize windows, the caller's among them.
     """
 
-    def __init__(self, folder: Path, split: str, use_maps: bool = True) -> None:
+    def __init__(self, folder: Path, split: str, use_maps: bool = True, num_threads: int = 1) -> None:
+        self._crew = Crew(num_threads)
         self.manifest = Manifest.read(folder)
         self.split = split
         if split not in self.manifest.splits:
@@ -157,8 +159,17 @@ class ShardReader:
         check_indices(indices, self.num_samples)
         shards = np.searchsorted(self._ends, indices, side="right")
         places = indices - self._ends[shards]  # negative: counted from the shard's end
-        for shard, place, window, target in zip(shards.tolist(), places.tolist(), windows.tolist(), out, strict=True):
+        rows = list(zip(shards.tolist(), places.tolist(), windows.tolist(), out, strict=True))
+
+        def write(row: int) -> None:
+            shard, place, window, target = rows[row]
             copy_window(self._shards[shard].images[place], window, target)
+
+        if (windows[:, 2:] == out.shape[1:3]).all():
+            for row in range(len(rows)):  # by one thread: more would fight for Python's lock, not for the memory
+                write(row)
+        else:
+            self._crew.each_row(write, len(rows))
         labels: np.ndarray = self.labels[indices]
         return labels
 
@@ -185,6 +196,7 @@ class ShardReader:
 
     def close(self) -> None:
         """Give the files back; the reader is not used again."""
+        self._crew.close()
         for shard in self._shards:
             shard.close()
         self._shards.clear()

@@ -43,8 +43,11 @@ WINDOWS = np.array([[0, 0, 4, 3], [3, 2, 4, 3], [1, 0, 4, 3], [0, 0, 7, 6], [2, 
 SHUFFLED = np.array([28, 0, 10, 9, 19, 9, 27])  # crosses all shard limits (10, 10, 9), one index twice
 
 
-def test_windows_are_cut_from_the_images_or_resized_as_images_of_their_own(folder: Path, pixels: np.ndarray) -> None:
-    reader = ShardReader(folder, "train")
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_windows_are_cut_from_the_images_or_resized_as_images_of_their_own(
+    folder: Path, pixels: np.ndarray, num_threads: int
+) -> None:
+    reader = ShardReader(folder, "train", num_threads=num_threads)
     out = np.empty((7, 4, 3, 3), np.uint8)
     labels = reader.read_windows(SHUFFLED, WINDOWS, out)
     np.testing.assert_array_equal(labels, SHUFFLED * 3 % 4)
