@@ -5,6 +5,11 @@ import pytest
 
 from owt_mpi.backends import cuda_pixels
 from owt_mpi.backends.pixels import start_normalise_on_host
+from owt_mpi.backends.reference import ReferenceBackend
+from owt_mpi.data.augment import RandomViews
+from owt_mpi.data.loader import Loader
+from owt_mpi.data.readers import SyntheticReader
+from owt_mpi.data.sampler import TrainPlan
 from tests.fake_cupy import RACES, RaceError
 
 MEAN, SCALE = np.array([100.0, 110.0, 120.0]), np.array([0.5, 0.25, 0.125])
@@ -116,6 +121,25 @@ def test_a_batch_is_taken_once(cuda):
     take()
     with pytest.raises(AssertionError, match="taken once"):
         take()
+
+
+@pytest.mark.parametrize("prefetch", [1, 2])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_loader_gives_the_gpu_the_bits_that_it_gives_the_host(cuda, dtype, prefetch):
+    """Its thread prepares batches while this one computes on them: all that is random, and rows without a sample."""
+
+    def loader(backend):
+        plan = TrainPlan(29, 8, seed=3, last_batch="pad")
+        augmentation = RandomViews(3, (5, 4), resized=True, colours=np.diag([9.0, 6.0, 3.0]))
+        options = {"dtype": np.dtype(dtype), "mean": MEAN, "scale": SCALE, "prefetch": prefetch}
+        return Loader(SyntheticReader(29, (9, 8, 3), 4, seed=1), plan, backend, augmentation, **options)
+
+    doubled = [batch.images * 2 for epoch in (0, 1) for batch in loader(cuda).epoch(epoch)]
+    expected = [batch.images * 2 for epoch in (0, 1) for batch in loader(ReferenceBackend()).epoch(epoch)]
+    assert len(doubled) == len(expected) == 8
+    for images, others in zip(doubled, expected, strict=True):
+        np.testing.assert_array_equal(cuda.to_host(images), others, strict=True)
+    assert RACES == []
 
 
 # mistakes: each is what the line that is taken out is for
