@@ -33,7 +33,8 @@ class DataOptions:
     shuffle_block: int = 64
     """Images of a block."""
     shuffle_buffer: int = 16384
-    """Images that are mixed, by all ranks together; each rank's memory should hold its part of their files."""
+    """Images that are mixed, by all ranks together. They are fetched while as many before them are worked on: there
+    should be memory for both, a rank's part of them on each rank."""
     last_batch: Literal["drop", "pad", "wrap"] = "drop"
     """What of the training images at the end of an epoch's order that are too few for a batch. drop: leave them out of
     this epoch; pad: train on them, the other rows of the batch count nothing, and an image counts as much as in a full

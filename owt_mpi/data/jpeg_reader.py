@@ -68,6 +68,10 @@ class JpegReader:
         self._crew.each_row(decode, len(samples))
         return np.asarray(self.shards.labels[indices])
 
+    def will_need(self, indices: np.ndarray) -> None:
+        """Have the files of the samples `indices` fetched from the disk; see Reader."""
+        self.shards.will_need(indices)
+
     def close(self) -> None:
         """End the threads and give the files back."""
         self._crew.close()

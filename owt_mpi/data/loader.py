@@ -119,9 +119,17 @@ class Loader:
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[_Made]:
         order = self.plan.order(epoch).reshape(self.plan.steps_per_epoch, self.plan.global_batch)[:, self._rows]
-        for indices in order[start_step:]:
+        together = self.plan.steps_together
+        for step in range(start_step, len(order)):
+            if step == start_step:
+                self._fetch(order[step : (step // together + 2) * together])
+            elif step % together == 0:  # while these steps' images are worked on, the next ones' are fetched
+                self._fetch(order[step + together : step + 2 * together])
             for view in range(self.num_views):
-                yield self._make_batch(epoch, indices, view)
+                yield self._make_batch(epoch, order[step], view)
+
+    def _fetch(self, samples: np.ndarray) -> None:
+        self._reader.will_need(samples[samples != PADDING])
 
     def _make_batch(self, epoch: int, indices: np.ndarray, view: int) -> _Made:
         """Read the samples' pixels and send them off to the device."""

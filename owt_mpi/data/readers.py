@@ -48,6 +48,13 @@ class Reader(Protocol):
         """
         ...
 
+    def will_need(self, indices: np.ndarray) -> None:
+        """Take note that the samples `indices` are read soon, and return at once. Nothing depends on it but the time.
+
+        Best told of many: those that follow one another in storage are fetched together.
+        """
+        ...
+
     def close(self) -> None:
         """Give back what is held."""
         ...
@@ -95,6 +102,9 @@ class SyntheticReader:
             copy_window(words.astype("<u8").view(np.uint8)[:size].reshape(self.image_shape), window, target)
         labels: np.ndarray = rng.integers(self._label_key, indices, self.num_classes).astype(np.int32)
         return labels
+
+    def will_need(self, indices: np.ndarray) -> None:
+        """Do nothing: there is nothing to fetch."""
 
     def close(self) -> None:
         """Do nothing: nothing is held."""

@@ -45,6 +45,11 @@ class BatchPlan(Protocol):
         """The number of global batches of an epoch."""
         ...
 
+    @property
+    def steps_together(self) -> int:
+        """Of how many steps the samples are best fetched together: their neighbours in storage are among them."""
+        ...
+
     def order(self, epoch: int) -> np.ndarray:
         """Return the sample index of every row of the epoch, int64 (steps_per_epoch * B,); PADDING for no sample."""
         ...
@@ -77,6 +82,11 @@ class TrainPlan:
         """The number of batches."""
         full = self.num_samples // self.global_batch
         return full if self.last_batch == "drop" else -(-self.num_samples // self.global_batch)
+
+    @property
+    def steps_together(self) -> int:
+        """The number of steps that blocks are mixed for, 1 without blocks."""
+        return 1 if self.blocks is None else self.blocks.mixed_steps(self.global_batch)
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the samples of whole batches, PADDING or some once more where there are too few."""
@@ -111,6 +121,11 @@ class ValidationPlan:
     def steps_per_epoch(self) -> int:
         """The number of batches, the last one perhaps not full."""
         return -(-self.num_samples // self.global_batch)
+
+    @property
+    def steps_together(self) -> int:
+        """One: the next batch is the next run of samples."""
+        return 1
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the natural order, whatever the epoch."""

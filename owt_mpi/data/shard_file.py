@@ -1,5 +1,6 @@
 """One shard file: opened, with everything in it checked against the manifest but the images themselves."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 
 from owt_mpi.data.file_array import FileArray
 from owt_mpi.data.manifest import REBUILD, DataError, Manifest, ShardEntry, check_version
+from owt_mpi.data.read_ahead import will_need
 
 IMAGE_DTYPE = np.dtype(np.uint8)
 LABEL_DTYPE = np.dtype("<i4")
@@ -30,11 +32,26 @@ class OpenShard:
     sizes: np.ndarray  # (n, 2)
     offsets: np.ndarray | None
     file: Any  # what must stay open for `images`, or None
+    descriptor: int | None = None  # of the file where `images` are plain bytes in it, at `start`
+    start: int = 0
+
+    def will_need(self, rows: np.ndarray) -> None:
+        """Have the images of `rows` (rising) brought into memory, where that is any use."""
+        if self.descriptor is None:
+            return
+        if self.offsets is None:
+            row_bytes = int(np.prod(self.images.shape[1:]))
+            starts, stops = rows * row_bytes, (rows + 1) * row_bytes
+        else:
+            starts, stops = self.offsets[rows], self.offsets[rows + 1]
+        will_need(self.descriptor, self.start + starts, self.start + stops)
 
     def close(self) -> None:
         """Give the file back."""
         if self.file is not None:
             self.file.close()
+        if self.descriptor is not None:
+            os.close(self.descriptor)
 
 
 def open_shard(
@@ -76,10 +93,9 @@ def open_shard(
     if path.stat().st_size < place_in_file + int(np.prod(shape)):
         raise DataError(f"{path} is truncated: {path.stat().st_size} bytes; {REBUILD}")
     mapped = _map(path, place_in_file, shape) if use_maps else None
-    if mapped is not None:
-        return OpenShard(mapped, labels, sizes, offsets, None)
-    read = FileArray(path, place_in_file, shape)
-    return OpenShard(read, labels, sizes, offsets, read)
+    read = FileArray(path, place_in_file, shape) if mapped is None else None
+    images = read if mapped is None else mapped
+    return OpenShard(images, labels, sizes, offsets, read, os.open(path, os.O_RDONLY), place_in_file)
 
 
 def _check_attributes(path: Path, file: Any, place: tuple[str, int, int], storage: str) -> None:

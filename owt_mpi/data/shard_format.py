@@ -173,6 +173,15 @@ class ShardReader:
         labels: np.ndarray = self.labels[indices]
         return labels
 
+    def will_need(self, indices: np.ndarray) -> None:
+        """Have the images of the samples `indices` fetched from the disk; see Reader."""
+        check_indices(indices, self.num_samples)
+        rising = np.sort(indices)
+        shards = np.searchsorted(self._ends, rising, side="right")
+        for number in np.unique(shards).tolist():
+            shard = self._shards[number]
+            shard.will_need(rising[shards == number] - (int(self._ends[number]) - len(shard.labels)))
+
     def find(self, index: int) -> tuple[Path, int]:
         """Return the shard file that sample `index` is in, and the row that it has there."""
         number, row = self._place(index)
@@ -186,7 +195,7 @@ class ShardReader:
         """Read from these copies of the images of the first shards, and no longer from their files."""
         for number, copy in enumerate(copies):
             self._shards[number].close()
-            self._shards[number] = dataclasses.replace(self._shards[number], images=copy, file=None)
+            self._shards[number] = dataclasses.replace(self._shards[number], images=copy, file=None, descriptor=None)
 
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < self.num_samples:

@@ -8,6 +8,7 @@ import pytest
 
 from owt_mpi.backends.reference import ReferenceBackend
 from owt_mpi.data.augment import CentreView, RandomViews, TenViews
+from owt_mpi.data.block_shuffle import BlockShuffle
 from owt_mpi.data.loader import Batch, Loader
 from owt_mpi.data.readers import Reader, SyntheticReader
 from owt_mpi.data.sampler import BatchPlan, TrainPlan, ValidationPlan
@@ -157,6 +158,45 @@ def test_stopping_early_leaves_no_thread(prefetch: int) -> None:
     assert loader_threads() == []
     assert len(list(loader.epoch(1))) == 100  # and the loader goes on to work
     assert loader_threads() == []
+
+
+class NotingReader(SyntheticReader):
+    """Notes in which order samples are announced and read."""
+
+    def __init__(self, num_samples: int) -> None:
+        super().__init__(num_samples, (7, 6, 3), 4, seed=0)
+        self.noted: list[tuple[str, list[int]]] = []
+
+    def will_need(self, indices: np.ndarray) -> None:
+        self.noted.append(("announced", sorted(indices.tolist())))
+
+    def read_windows(self, indices: np.ndarray, windows: np.ndarray, out: np.ndarray) -> np.ndarray:
+        self.noted.append(("read", sorted(indices.tolist())))
+        return super().read_windows(indices, windows, out)
+
+
+@pytest.mark.parametrize("start_step", [0, 3])
+def test_samples_of_the_steps_that_are_mixed_are_announced_together_and_in_time(start_step: int) -> None:
+    reader = NotingReader(50)
+    plan = TrainPlan(50, 6, seed=9, blocks=BlockShuffle(block=3, buffer=12))
+    assert plan.steps_together == 2
+    order = plan.order(4).reshape(8, 6)[:, 3:]
+    list(make_loader(reader, plan, rank=1, size=2).epoch(4, start_step))
+    announced = [samples for kind, samples in reader.noted if kind == "announced"]
+    first = order[0:4] if start_step == 0 else order[3:6]
+    others = [order[4:6], order[6:8], order[8:]] if start_step == 0 else [order[6:8], order[8:]]
+    assert announced == [sorted(steps.reshape(-1).tolist()) for steps in (first, *others)]
+    so_far: set[int] = set()
+    for kind, samples in reader.noted:
+        if kind == "announced":
+            so_far.update(samples)
+        assert so_far.issuperset(samples)
+
+
+def test_padding_is_not_announced() -> None:
+    reader = NotingReader(7)
+    list(make_loader(reader, ValidationPlan(7, 4)).epoch(0))
+    assert [samples for kind, samples in reader.noted if kind == "announced"] == [list(range(7)), []]
 
 
 class FailingReader(SyntheticReader):
