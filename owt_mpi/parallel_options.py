@@ -80,7 +80,6 @@ def check_parallel(options: ParallelOptions) -> None:
     """Raise ValueError, naming the option and the way out, if options contradict each other."""
     _check_pieces(options.bucket_mib, options.staging_chunk_mib)
     check_cudnn(options.cudnn_autotune, options.deterministic, options.workspace_mib)
-    _check_cuda_graph(options)
     _check_precision(options)
     _check_stall_limits(options.stall_seconds, options.stall_abort_seconds)
 
@@ -105,15 +104,6 @@ def check_cudnn(autotune: bool, deterministic: bool, workspace_mib: float) -> No
         )
     if not (isfinite(workspace_mib) and workspace_mib >= 0):
         raise ValueError(f"--workspace-mib is {workspace_mib}, but must be a finite number, 0 or more")
-
-
-def _check_cuda_graph(options: ParallelOptions) -> None:
-    """Raise ValueError where several ranks would work on the stream that one records."""
-    if options.cuda_graph and options.virtual_ranks > 1:
-        raise ValueError(
-            f"--cuda-graph records all that a GPU is given, and {options.virtual_ranks} virtual ranks share one; start "
-            "the ranks with mpirun, or leave out --cuda-graph"
-        )
 
 
 def _check_precision(options: ParallelOptions) -> None:

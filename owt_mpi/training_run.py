@@ -241,7 +241,7 @@ def _model(config: Config, channels: int, num_classes: int, backend: str) -> Mod
     model = find_builder(options.model)(InputSpec(options.crop, channels, num_classes))
     model = restricted(model, options.fc_crosstalk, options.fc_blocks)
     if config.parallel.cuda_graph:
-        check_replayable(model.trunk)
+        check_replayable(model.trunk, config.parallel.virtual_ranks)
     if config.parallel.recompute == "none":
         return model
     return recompute_trunk(model, compute_dtype(config.parallel.precision, config.parallel.dtype).itemsize, backend)

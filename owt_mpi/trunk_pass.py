@@ -50,8 +50,13 @@ def describe_replay(backend: Backend, replayed: bool) -> str:
     return "; the trunk is replayed by CUDA graphs" if backend.device is not None else "; no CUDA graphs without a GPU"
 
 
-def check_replayable(trunk: Module) -> None:
-    """Raise ValueError if the trunk's work is known to differ from step to step."""
+def check_replayable(trunk: Module, virtual_ranks: int) -> None:
+    """Raise ValueError if the trunk's work is known to differ from step to step, or others' would be recorded too."""
+    if virtual_ranks > 1:
+        raise ValueError(
+            f"--cuda-graph records all that a GPU is given, and {virtual_ranks} virtual ranks share one; start the "
+            "ranks with mpirun, or leave out --cuda-graph"
+        )
     for module in trunk.modules():
         if isinstance(module, Dropout) and module.rate > 0:
             raise ValueError(

@@ -212,6 +212,16 @@ def test_recomputing_keeps_the_cuts_in_place_of_what_is_before_them():
     assert cut.always == whole.always
 
 
+def test_a_replayed_trunk_keeps_its_memory_for_itself():
+    plain, replayed = (forecast_of(Plan(1), MemoryOptions("cuda", replayed=replayed)) for replayed in (False, True))
+    assert replayed.always == {**plain.always, "inputs of graphs": 4 * IMAGES + 4 * POOL}
+    backward = plain.phases["trunk backward"]
+    assert replayed.phases["trunk backward"] == backward
+    held, under_way = backward["activations of the trunk"], backward["gradients under way"]
+    assert replayed.phases["head"] == {**plain.phases["head"], "set aside for the trunk": under_way}
+    assert replayed.phases["update"] == {**plain.phases["update"], "set aside for the trunk": held + under_way}
+
+
 def test_the_peak_is_that_of_the_phase_that_needs_most():
     phases = {"head": {"exchange": 1}, "update": {"update": 2, "exchange": 4}}
     forecast = MemoryForecast({"weights": 60}, phases, lost_share=0.5, least_bytes=60)
