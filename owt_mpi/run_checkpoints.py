@@ -34,6 +34,8 @@ class DataState:
     global_batch: int
     num_samples: int
     seed: int
+    shuffle: str
+    last_batch: str
 
 
 @dataclass(frozen=True)
@@ -144,10 +146,12 @@ def position_of(manifest: CheckpointManifest, data: DataState) -> Position:
         "global_batch": "give --global-batch {was}",
         "num_samples": "give the --data it was trained on",
         "seed": "give --seed {was}",
+        "shuffle": "give --shuffle, --shuffle-block and --shuffle-buffer as it had them",
+        "last_batch": "give --last-batch {was}",
     }
     try:
         for name, way in ways.items():
-            was, now = int(state[name]), getattr(data, name)
+            was, now = state[name], getattr(data, name)
             if was != now:
                 raise ValueError(
                     f"the checkpoint of step {manifest.step} is of a run with {name.replace('_', ' ')} {was}, this run "

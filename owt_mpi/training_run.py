@@ -77,7 +77,15 @@ class _Setup:
     def data_state(self) -> DataState:
         """What the order of the samples depends on."""
         global_batch = self.images_per_rank * self.world.size
-        return DataState(global_batch, self.data.readers[0].num_samples, self.config.run.seed)
+        options = self.config.data
+        blocks = f" of {options.shuffle_block}, {options.shuffle_buffer} mixed" if options.shuffle == "block" else ""
+        return DataState(
+            global_batch,
+            self.data.readers[0].num_samples,
+            self.config.run.seed,
+            f"{options.shuffle}{blocks}",
+            options.last_batch,
+        )
 
 
 def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) -> None:

@@ -146,6 +146,8 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(shards: Path, preset: Path,
     [
         (["--global-batch", "8"], "is of a run with global batch 16, this run has 8, and would see the images in"),
         (["--seed", "2"], "with seed 1, this run has 2, and would see the images in another order; give --seed 1"),
+        (["--last-batch", "pad"], "with last batch drop, this run has pad, and would see the images in another order"),
+        (["--shuffle", "block"], "with shuffle full, this run has block of 64, 16384 mixed, and would see"),
         (["--model", "small"], "; give the --model that the weights are of"),
         (["--resume", "nowhere"], "there is no checkpoint nowhere"),
     ],
