@@ -14,7 +14,7 @@ import pytest
 
 from data_prep.sources import WHOLE, open_source, spool
 from owt_mpi.data.manifest import DataError
-from tests.data_prep.conftest import add
+from tests.data_prep.conftest import add, tar_of
 
 Files = dict[str, dict[str, bytes]]
 Writers = dict[str, Callable[[Files, Path], Path]]
@@ -179,6 +179,16 @@ def test_a_class_tar_that_is_there_twice_is_reported(files: Files, writers: Writ
     names, ignored = listed(tmp_path / "source.tar")
     assert names == sorted(f"{folder}/{name}" for folder in ("apple", "pear") for name in files[folder])
     assert ignored == ("pear.tar is there twice, and left out the second time",)
+
+
+def test_archives_of_one_name_but_for_their_suffix_hide_nothing_of_each_other(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    for suffix in ("tar", "tgz"):
+        files = [(f"{suffix}.png", b"image"), ("more.tar", tar_of([(f"{suffix}.png", b"inner")]))]
+        (tmp_path / f"source/pear.{suffix}").write_bytes(tar_of(files, "w:gz" if suffix == "tgz" else "w"))
+    names, ignored = listed(tmp_path / "source")
+    assert names == ["more/tar.png", "pear/tar.png", "pear/tgz.png"]
+    assert ignored == ("pear/more.tar is there twice, and left out the second time",)
 
 
 def test_archives_nested_too_deeply_are_refused(tmp_path: Path) -> None:
