@@ -65,7 +65,8 @@ class Tree:
 
     def top(self) -> list[str]:
         """Return the names at the top, folders with a slash, sorted."""
-        paths = [f"{folder}/" for folder in self.folders] + [entry.path for entry in self.images] + list(self.others)
+        images = [entry.name for entry in self.images if not entry.folder]
+        paths = [*(f"{folder}/" for folder in self.folders), *images, *self.others]
         return sorted({first + slash for first, slash, _ in (path.partition("/") for path in paths) if first})
 
 
