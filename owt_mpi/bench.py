@@ -24,13 +24,14 @@ from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.comm.transport import Transport, open_transport
 from owt_mpi.command_line import parse_options, usage_errors
+from owt_mpi.data.loader import Batch
 from owt_mpi.measure.conformance import compare
 from owt_mpi.measure.convolutions import measure_convolutions
 from owt_mpi.measure.pytorch_step import PyTorchStep, why_not
 from owt_mpi.measure.report import Report
 from owt_mpi.measure.roof import find_roof
 from owt_mpi.measure.schemes import measure_schemes
-from owt_mpi.measure.step import make_trainer, measure_parts, measure_step, random_batch
+from owt_mpi.measure.step import Contestant, ReplayedStep, make_trainer, measure_parts, measure_step, random_batch
 from owt_mpi.nn.model import Builder, InputSpec, Model
 from owt_mpi.nn.models import find_builder
 from owt_mpi.parallel.layout import Plan
@@ -238,11 +239,26 @@ def _measure_alone(bench: Bench, report: Report) -> None:
         comm = open_transport(SerialCommunicator(), backend, ParallelOptions()).comm
         batch = random_batch(bench.spec, options.batch, 0, backend)
         with ExitStack() as stack:
-            others = [stack.enter_context(other) for other in _pytorch(bench, model, report)]
+            others: list[Contestant] = [stack.enter_context(other) for other in _pytorch(bench, model, report)]
+            others += _replayed(bench, comm, batch, report)
             trainer = make_trainer(bench.builder, bench.spec, options.batch, Plan(1), comm, backend)
             report.steps = measure_step(trainer, batch, roof, repeats, others)
-        del trainer  # its memory is for the next
+        del trainer, others  # their memory is for the next
         report.parts = measure_parts(bench.builder, bench.spec, comm, backend, batch, roof, repeats)
+
+
+def _replayed(bench: Bench, comm: Communicator, batch: Batch, report: Report) -> list[ReplayedStep]:
+    """Return our step with --cuda-graph, none where there is no GPU or, with a remark on the reason, it cannot be."""
+    if bench.backend.device is None:
+        return []
+    try:
+        trainer = make_trainer(
+            bench.builder, bench.spec, bench.options.batch, Plan(1), comm, bench.backend, cuda_graph=True
+        )
+    except ValueError as error:
+        report.remarks.append(f"no step with --cuda-graph: {error}")
+        return []
+    return [ReplayedStep(trainer, batch)]
 
 
 def _pytorch(bench: Bench, model: Model, report: Report) -> list[PyTorchStep]:

@@ -17,12 +17,14 @@ from owt_mpi.measure.roof import as_one, roof_seconds
 from owt_mpi.measure.timed_backend import TimedBackend, TimedCall
 from owt_mpi.nn.model import Builder, InputSpec, Model
 from owt_mpi.parallel.layout import Plan, make_layout
+from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.planner.costs import step_kernels
 from owt_mpi.planner.devices import Device
 from owt_mpi.planner.exchange import layout_of
 from owt_mpi.planner.fusing import fused
 from owt_mpi.planner.kernel import Kernel, Operand, step_bytes, step_flop
 from owt_mpi.trainer import Trainer
+from owt_mpi.trunk_pass import check_replayable
 
 WARM_UP_STEPS = 2
 
@@ -94,13 +96,35 @@ class Contestant(Protocol):
         ...
 
 
+class ReplayedStep:
+    """Our step with --cuda-graph, on the same batch each time: recorded in the second step, replayed from then on."""
+
+    what = "owt_mpi, --cuda-graph"
+
+    def __init__(self, trainer: Trainer, batch: Batch) -> None:
+        self._trainer, self._batch, self._num_steps = trainer, batch, 0
+
+    def step(self) -> float:
+        self._num_steps += 1
+        return step_seconds(self._trainer, self._batch, self._num_steps)
+
+
 def make_trainer(
-    builder: Builder, spec: InputSpec, images: int, plan: Plan, comm: Communicator, backend: Backend
+    builder: Builder,
+    spec: InputSpec,
+    images: int,
+    plan: Plan,
+    comm: Communicator,
+    backend: Backend,
+    cuda_graph: bool = False,
 ) -> Trainer:
-    """Return a trainer of a new model. ValueError if the plan does not fit the model."""
+    """Return a trainer of a new model. ValueError if plan, or --cuda-graph, does not fit the model."""
     model = builder(spec)
     plan.check(model, images)
-    return Trainer(Config(), model, make_layout(comm, plan), backend, images * comm.size)
+    if cuda_graph:
+        check_replayable(model.trunk, virtual_ranks=1)
+    config = Config(parallel=ParallelOptions(cuda_graph=cuda_graph))
+    return Trainer(config, model, make_layout(comm, plan), backend, images * comm.size)
 
 
 def random_batch(spec: InputSpec, images: int, rank: int, backend: Backend) -> Batch:

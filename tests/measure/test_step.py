@@ -7,11 +7,22 @@ import pytest
 from owt_mpi.backends.reference import ReferenceBackend
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.measure.roof import find_roof
-from owt_mpi.measure.step import measure_parts, part_rows, planned_kernels, random_batch
+from owt_mpi.measure.step import (
+    WARM_UP_STEPS,
+    ReplayedStep,
+    make_trainer,
+    measure_parts,
+    measure_step,
+    part_rows,
+    planned_kernels,
+    random_batch,
+)
 from owt_mpi.measure.timed_backend import TimedBackend, TimedCall
 from owt_mpi.nn.model import InputSpec
+from owt_mpi.parallel.layout import Plan
 from owt_mpi.planner.devices import DEVICES
 from owt_mpi.planner.kernel import Kernel, Operand, step_bytes, step_flop
+from tests.cuda_backend import cuda_backend
 from tests.tiny import SPEC, tiny_model
 
 IMAGES = 4
@@ -51,6 +62,27 @@ def test_calls_are_told_apart_by_layer(model, parts):
     assert found["momentum_sgd", ""].least_bytes == 20 * weights  # w and v read and written, g read
     outputs = IMAGES * 4 * 4 * 6  # pooled from 9 x 9
     assert found["conv2d_grad_w", "trunk.conv2"].flop == 2 * outputs * 9 * 4 + outputs  # products, gradient of b
+
+
+def test_a_replayed_step_is_measured_beside_the_plain_one_without_its_recording(monkeypatch):
+    launches = []
+    with cuda_backend() as backend:
+        launch = backend.xp.cuda.Graph.launch
+        monkeypatch.setattr(backend.xp.cuda.Graph, "launch", lambda *own: launches.append(own) or launch(*own))
+
+        def trainer(trunk_dropout, cuda_graph):
+            return make_trainer(
+                lambda spec: tiny_model(trunk_dropout=trunk_dropout), SPEC, IMAGES, Plan(1), SerialCommunicator(),
+                backend, cuda_graph,
+            )  # fmt: skip
+
+        batch = random_batch(SPEC, IMAGES, 0, backend)
+        replayed = ReplayedStep(trainer(0.0, cuda_graph=True), batch)
+        rows = measure_step(trainer(0.0, cuda_graph=False), batch, None, 3, [replayed])
+        with pytest.raises(ValueError, match=r"trunk\.dropout2 drops others in each"):
+            trainer(0.1, cuda_graph=True)
+    assert [row.what for row in rows] == ["owt_mpi", "owt_mpi, --cuda-graph"]
+    assert len(launches) == 2 * (WARM_UP_STEPS + 3 - 1)  # forward and backward, from the second step on
 
 
 def test_times_are_medians_over_steps_of_each_call():
