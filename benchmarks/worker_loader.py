@@ -30,6 +30,7 @@ class Round:
     num_samples: int
     num_images: int
     global_batch: int
+    steps_together: int = 1
 
     @property
     def steps_per_epoch(self) -> int:

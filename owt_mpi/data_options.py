@@ -50,7 +50,8 @@ class DataOptions:
     had."""
     cache: float = 0.0
     """Keep the shards as they are stored in the memory of each node, one copy for all of its ranks: as many of them as
-    these GiB and the node hold; 0: leave it to the system, which keeps files read lately where memory is free."""
+    these GiB hold, and nine tenths of what is free; 0: leave it to the system, which keeps files read lately where
+    memory is free."""
     synthetic_images: int = 1024
     """Number of random training images (--data synthetic)."""
     synthetic_classes: int = 1000

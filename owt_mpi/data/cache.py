@@ -26,6 +26,7 @@ NAME = "owt_mpi-cache-"
 GIB = 1 << 30
 _PIECE_BYTES = 1 << 26  # copied at a time, the ranks taking turns
 _ALIGNMENT = 4096
+_MOST = 0.9  # of the memory that is free: what trains needs some too
 
 
 class Part(Protocol):
@@ -48,19 +49,23 @@ class Cached:
 
 
 def keep_in_memory(parts: Sequence[Part], most_bytes: int, node: Communicator) -> Cached:
-    """Return copies of the first of `parts` (the same on all ranks): those that fit into `most_bytes` and the memory.
+    """Return copies of the first of `parts` (the same on all ranks): what fits into `most_bytes` and the memory.
 
     `node` is the communicator of the ranks that share memory (`split_by_node`); all of them call, and all raise
     DataError where reading or memory fails any of them.
     """
     sizes = [int(np.prod(part.shape, dtype=np.int64)) for part in parts]
     ends = list(accumulate(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes))
-    free = node.all_gather_object(free_bytes())[0]
+    free = int(_MOST * min(node.all_gather_object(free_bytes())))
     count = sum(end <= min(most_bytes, free) for end in ends)
     if count == len(parts):
         description = f"all of {_in_words(sum(sizes))} in memory, once a node"
     else:
-        limit = f"--cache allows {_in_words(most_bytes)}" if most_bytes <= free else f"{_in_words(free)} are free"
+        limit = (
+            f"--cache allows {_in_words(most_bytes)}"
+            if most_bytes <= free
+            else f"{_in_words(free)} are nine tenths of what is free"
+        )
         kept = (
             f"{_in_words(sum(sizes[:count]))} in memory, once a node; the rest from disk"
             if count

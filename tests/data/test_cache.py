@@ -63,10 +63,10 @@ def test_as_many_parts_as_the_memory_has_room_for_are_kept_and_it_is_said() -> N
 
 
 def test_free_memory_limits_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "free_bytes", lambda: 4096)
+    monkeypatch.setattr(cache, "free_bytes", lambda: 4600)
     cached = keep_in_memory(PARTS, PAGES, SerialCommunicator())
     assert len(cached.parts) == 1
-    assert "and 0.00 MiB are free" in cached.description
+    assert "and 0.00 MiB are nine tenths of what is free" in cached.description
 
 
 def test_free_memory_is_no_more_than_shared_memory_has_room_for() -> None:
