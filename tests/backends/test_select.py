@@ -83,7 +83,7 @@ def test_options_for_cudnn_reach_it_and_are_said_to_be_idle_without_a_gpu(monkey
     options, given = CudnnOptions(deterministic=True, workspace_bytes=3 << 20), []
 
     class Recorder:
-        description = "cuDNN, deterministic"
+        description, workspace_bytes = "cuDNN, deterministic", 3 << 20
 
         def __init__(self, *needed, **options):
             given.append(options)
