@@ -11,9 +11,9 @@ from data_prep.plan import BuildPlan, ShardTask
 from data_prep.work import WorkQueue
 from owt_mpi.data.manifest import DataError, OddFile, ShardEntry
 from owt_mpi.data.pixel_sums import PixelSums
-from owt_mpi.data.shard_format import sha256_of
 from owt_mpi.data.shard_record import read_record
 from owt_mpi.data.shard_writer import SampleRecord, ShardWriter
+from owt_mpi.disk import sha256_of
 
 
 class _Shard:

@@ -10,8 +10,8 @@ from owt_mpi.data.decode import BROKEN, decode_window
 from owt_mpi.data.manifest import DataError, Manifest
 from owt_mpi.data.pixel_sums import PixelSums
 from owt_mpi.data.shard_file import OpenShard, open_shard
-from owt_mpi.data.shard_format import sha256_of
 from owt_mpi.data.shard_record import ShardRecord, read_record
+from owt_mpi.disk import sha256_of
 
 _IMAGES = 64  # whose sums are taken at a time
 

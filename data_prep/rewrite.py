@@ -33,9 +33,10 @@ from owt_mpi.data.manifest import (
     ShardEntry,
     SplitEntry,
 )
-from owt_mpi.data.shard_format import sha256_of, shard_counts, shard_files
+from owt_mpi.data.shard_format import shard_counts, shard_files
 from owt_mpi.data.shard_record import read_record
 from owt_mpi.data.shard_writer import ShardPlan, write_mean_image
+from owt_mpi.disk import sha256_of
 
 
 @dataclass(frozen=True)

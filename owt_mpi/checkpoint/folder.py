@@ -1,11 +1,11 @@
 """The folder that a run's checkpoints lie in: which there are, which are whole, which may go."""
 
 import contextlib
-import os
 import shutil
 from pathlib import Path
 
 from owt_mpi.checkpoint.format import CheckpointError, checkpoint_name, step_of
+from owt_mpi.disk import sync_folder
 
 LATEST, BEST = "latest", "best"  # symbolic links to the newest checkpoint, and to that of the best validation
 _UNFINISHED = ".unfinished-"
@@ -69,15 +69,6 @@ def resolve(path: Path) -> Path:
     if not found:
         raise CheckpointError(f"{path} holds no checkpoint; name a folder step-..., or one that holds such folders")
     return found[0]
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _point(link: Path, name: str) -> None:

@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 
 from owt_mpi.checkpoint.parts import Part
+from owt_mpi.disk import sha256_of, sync_file
 
 FORMAT_NAME = "owt_mpi.checkpoint"
 FORMAT_VERSION = 1
@@ -149,18 +150,8 @@ def write_joined(path: Path, part_files: Iterable[Path]) -> FileEntry:
 
 def finished_entry(path: Path) -> FileEntry:
     """Bring the file to the disk and return its size and SHA-256."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    sync_file(path)
     return FileEntry(path.stat().st_size, sha256_of(path))
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def check_file(folder: Path, name: str, entry: FileEntry) -> None:

@@ -1,6 +1,5 @@
 """Parameters to and from HDF5, as global arrays: the file does not know how many ranks wrote it."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from owt_mpi.autograd import Parameter
 from owt_mpi.comm.base import Communicator
+from owt_mpi.disk import sync_file
 
 FORMAT = "owt_mpi weights"
 FORMAT_VERSION = 1
@@ -41,8 +41,7 @@ def save_weights(path: Path, parameters: Iterable[Parameter], group: Communicato
         if file is not None:
             file.close()
     if is_writer:
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        sync_file(temporary)
         temporary.replace(path)
 
 

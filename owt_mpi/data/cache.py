@@ -3,7 +3,6 @@
 The memory has a name only until all ranks have opened it, so it is gone with the last of them, however a job ends.
 """
 
-import contextlib
 import mmap
 import os
 import secrets
@@ -15,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from owt_mpi.backends.host_memory import host_memory
 from owt_mpi.comm.base import Communicator
 from owt_mpi.data.manifest import DataError
 from owt_mpi.data.shard_format import ShardReader
@@ -102,28 +102,7 @@ def cache_shards(readers: Sequence[ShardReader], most_bytes: int, node: Communic
 def free_bytes(folder: Path = SHARED_MEMORY) -> int:
     """Return how many bytes may be kept now: the least of free memory, shared memory's room and the job's limit."""
     room = os.statvfs(folder)
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-    available = int(fields["MemAvailable"].split()[0]) * 1024
-    return max(min(room.f_bavail * room.f_frsize, available, *control_group_rooms(_own_control_group())), 0)
-
-
-def control_group_rooms(group: str, root: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Return what the memory limits of a control group (version 2) and of those it is in leave, without caches."""
-    rooms = []
-    folder = root / group.lstrip("/")
-    while folder != root:
-        with contextlib.suppress(OSError, ValueError):  # a root has no limit, and "max" is none
-            limit = int((folder / "memory.max").read_text(encoding="ascii"))
-            used = int((folder / "memory.current").read_text(encoding="ascii"))
-            stat = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
-            rooms.append(limit - used + sum(int(line.split()[1]) for line in stat if line.startswith("inactive_file ")))
-        folder = folder.parent
-    return rooms
-
-
-def _own_control_group() -> str:
-    lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    return next((line[3:] for line in lines if line.startswith("0::")), "")
+    return max(min(room.f_bavail * room.f_frsize, *(memory.free for memory in host_memory())), 0)
 
 
 def _open_shared(num_bytes: int, node: Communicator) -> tuple[mmap.mmap, int]:

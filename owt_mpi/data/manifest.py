@@ -5,13 +5,14 @@ Readers ignore keys that they do not know, so a key may be added under the same 
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from owt_mpi.disk import sync_file, sync_folder
 
 FORMAT_NAME = "owt_mpi.shards"
 FORMAT_VERSION = 2
@@ -201,20 +202,6 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
-
-
-def sync_file(path: Path) -> None:
-    """Bring the content of a file to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut."""
-    sync_file(folder)
 
 
 def _split_from_json(split: dict[str, Any]) -> SplitEntry:

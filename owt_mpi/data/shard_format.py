@@ -7,7 +7,6 @@ speed of memory, shared by all ranks of a node through the page cache, safe in t
 
 import bisect
 import dataclasses
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -224,13 +223,3 @@ def read_mean_image(folder: Path, manifest: Manifest) -> np.ndarray | None:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is missing or damaged ({type(error).__name__}: {error}); {REBUILD}") from error
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(1 << 18))  # stays in the processor's cache
-    with path.open("rb", buffering=0) as file:
-        while num_read := file.readinto(buffer):
-            digest.update(buffer[:num_read])
-    return digest.hexdigest()

@@ -74,15 +74,6 @@ def test_free_memory_is_no_more_than_shared_memory_has_room_for() -> None:
     assert 0 < free_bytes() <= room.f_blocks * room.f_frsize
 
 
-def test_limit_of_the_control_group_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for group, limit, used in (("a/b", "max", 9), ("a", "1000", 300)):
-        (tmp_path / group).mkdir(parents=True, exist_ok=True)
-        (tmp_path / group / "memory.max").write_text(f"{limit}\n")
-        (tmp_path / group / "memory.current").write_text(f"{used}\n")
-        (tmp_path / group / "memory.stat").write_text("anon 5\ninactive_file 20\nactive_file 7\n")
-    assert cache.control_group_rooms("/a/b", tmp_path) == [720]
-
-
 def test_memory_that_runs_out_ends_all_ranks_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.pwrite
 

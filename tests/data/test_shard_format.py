@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from owt_mpi.data.manifest import DataError, Manifest, OddFile, Statistics
-from owt_mpi.data.shard_format import ShardReader, read_mean_image, sha256_of, shard_counts
+from owt_mpi.data.shard_format import ShardReader, read_mean_image, shard_counts
 from owt_mpi.data.shard_writer import write_mean_image
+from owt_mpi.disk import sha256_of
 
 FIRST = "train-00000-of-00003.h5"
 SHUFFLED = np.array([28, 0, 10, 9, 19, 20, 9, 27])  # crosses all shard limits (10, 10, 9), one index twice

@@ -14,7 +14,8 @@ from data_prep.options import Options
 from owt_mpi import rng
 from owt_mpi.comm.guard import CollectiveExit
 from owt_mpi.data.manifest import DataError, Manifest
-from owt_mpi.data.shard_format import ShardReader, sha256_of
+from owt_mpi.data.shard_format import ShardReader
+from owt_mpi.disk import sha256_of
 
 Files = dict[str, dict[str, bytes]]
 Writers = dict[str, Callable[[Files, Path], Path]]

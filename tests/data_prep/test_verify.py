@@ -9,7 +9,7 @@ import pytest
 
 from data_prep import verify
 from owt_mpi.data.manifest import MANIFEST_NAME
-from owt_mpi.data.shard_format import sha256_of
+from owt_mpi.disk import sha256_of
 from tests.data_prep.data_sets import some_images, write_data_set
 
 CLASS_NAMES = ("ant", "bee", "cat")

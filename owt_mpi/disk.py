@@ -1,0 +1,28 @@
+"""Files that survive a power cut, and what tells whether they are still what was written."""
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def sync_file(path: Path) -> None:
+    """Bring the content of a file to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut."""
+    sync_file(folder)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
