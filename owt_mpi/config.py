@@ -80,6 +80,9 @@ class RunOptions:
     """When to write one, besides at the end: a number of steps (500), minutes (30m), epoch, or none: never."""
     keep_checkpoints: int = 3
     """How many of the newest stay; that of the best validation stays in any case."""
+    check_weights: int = 500
+    """Steps between looks whether the ranks that should hold the same weights do; also before each checkpoint, which is
+    not written if they do not. 0: never."""
     max_minutes: float = 0.0
     """Stop after that many minutes, with a checkpoint and exit code 85, as after SIGTERM and SIGUSR1; 0: no limit."""
     log_every: int = 20
@@ -122,6 +125,7 @@ class Config:
             "lr-base-batch": (self.optimizer.lr_base_batch, 1),
             "virtual-ranks": (self.parallel.virtual_ranks, 0),
             "threads": (self.parallel.threads, 0),
+            "check-weights": (self.run.check_weights, 0),
             "keep-checkpoints": (self.run.keep_checkpoints, 1),
             "log-every": (self.run.log_every, 1),
             "trace-steps": (self.run.trace_steps, 1),

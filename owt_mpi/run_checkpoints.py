@@ -11,6 +11,7 @@ from owt_mpi.checkpoint.format import CheckpointError, CheckpointManifest
 from owt_mpi.checkpoint.reader import first_damage, newest_whole
 from owt_mpi.checkpoint.saver import CheckpointSaver, Snapshot
 from owt_mpi.comm.base import Communicator
+from owt_mpi.drift import check_same_weights
 from owt_mpi.resume import snapshot_parts
 from owt_mpi.score import Score
 from owt_mpi.trainer import Trainer
@@ -65,8 +66,9 @@ class RunCheckpoints:
 
     def __init__(
         self, saver: CheckpointSaver, every: Every, data: DataState, best_top1: float = NO_VALIDATION,
-        clock: Callable[[], float] = time.monotonic,
+        checks_weights: bool = True, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
+        self._checks_weights = checks_weights
         self._saver, self._every, self._data, self._best_top1 = saver, every, data, best_top1
         self._clock, self._last = clock, clock()
 
@@ -88,9 +90,11 @@ class RunCheckpoints:
             self.save(trainer, position, score, is_best)
 
     def save(self, trainer: Trainer, position: Position, score: Score | None, is_best: bool = False) -> None:
-        """Start to write a checkpoint, unless none are wanted."""
+        """Start to write a checkpoint, unless none are wanted. DriftError if ranks differ that should not."""
         if self._every.never:
             return
+        if self._checks_weights:
+            check_same_weights(trainer, position.step)
         state = {
             **asdict(position),
             **asdict(self._data),

@@ -10,6 +10,7 @@ from owt_mpi.comm.guard import CollectiveExit
 from owt_mpi.comm.ledger import flow_rows
 from owt_mpi.config import Config
 from owt_mpi.data.loader import Loader
+from owt_mpi.drift import DriftError, check_same_weights
 from owt_mpi.metrics import Reporter
 from owt_mpi.optim import schedule_factor
 from owt_mpi.parallel.head_update import HeadSchedule, head_update_of
@@ -39,15 +40,20 @@ class TrainingLoop:
     def run(self) -> Score | None:
         """Run the epochs, each followed by validation; return the last validation's score, None without any.
 
-        CollectiveExit where the loss is no number, and, after a checkpoint, where somebody wishes to stop.
+        CollectiveExit where the loss is no number or ranks have drifted apart, and, after a checkpoint, where somebody
+        wishes to stop.
         """
         self._score: Score | None = None
         self._window, self._window_start = Score(), self.position.step
         self._first_step = self.position.step
         self._num_steps = num_steps(self.config, self.data)
         self.accounts.open_window()
-        while self.position.epoch < self.config.batch.epochs and self.position.step < self._num_steps:
-            self._epoch()
+        try:
+            while self.position.epoch < self.config.batch.epochs and self.position.step < self._num_steps:
+                self._epoch()
+        except (NonFiniteLoss, DriftError) as error:
+            self._finish_checkpoints()
+            raise CollectiveExit(1, f"error: {error}") from None
         self._finish_checkpoints()
         return self._score
 
@@ -60,11 +66,7 @@ class TrainingLoop:
             options = self.config.optimizer
             factor = schedule_factor(step / self._num_steps, options.lr_milestones, options.lr_factor)
             self.trainer.wish(Wishes(wish_to_stop() is not None, self.checkpoints.is_time()))
-            try:
-                self._window += self.trainer.train_step(batch, step, factor)
-            except NonFiniteLoss as error:
-                self.checkpoints.finish()
-                raise CollectiveExit(1, f"error: {error}") from None
+            self._window += self.trainer.train_step(batch, step, factor)
             self.position = Position(epoch, self.position.step_of_epoch + 1, step + 1)
             self._after_step(self.trainer.trunk_lr * factor)
             if step + 1 == self._num_steps:
@@ -92,6 +94,8 @@ class TrainingLoop:
             self._stop()
         elif not is_epoch_over and step < self._num_steps:  # else after the validation
             with self.accounts.paused():
+                if self.config.run.check_weights and step % self.config.run.check_weights == 0:
+                    check_same_weights(self.trainer, step)
                 self.checkpoints.after_step(self.trainer, self.position, self._score)
 
     def _stop(self) -> None:

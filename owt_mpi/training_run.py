@@ -190,7 +190,13 @@ def _train(setup: _Setup) -> None:
                 num_traced = min(config.run.trace_steps, steps - position.step)
                 tracer = Tracer(world, run_dir / "trace.json", num_traced)
             reporter.begin_at(position.step)
-            checkpoints = RunCheckpoints(saver, parse_every(config.run.checkpoint_every), setup.data_state, best_top1)
+            checkpoints = RunCheckpoints(
+                saver,
+                parse_every(config.run.checkpoint_every),
+                setup.data_state,
+                best_top1,
+                config.run.check_weights > 0,
+            )
             loop = TrainingLoop(
                 config, trainer, setup.data, setup.head_updates, reporter, accounts, checkpoints, position, tracer
             )
