@@ -56,8 +56,9 @@ def prepare(content: bytes, name: str, recipe: Recipe) -> Prepared:
     """Return what a shard stores of the image file `content`, called `name`. ImageError if it is not sound.
 
     With 1 channel it is the luma (ITU-R 601), with 3 it is RGB. The short side is resized (bilinear with antialiasing,
-    not at all where it fits already), then the centre is cut out. Orientation tags are not followed. All as in the
-    usual ImageNet pipelines. `pixels` are those before a JPEG is made of them.
+    not at all where it fits already), then the centre is cut out; Pillow does both in one, which rounds some values
+    up instead of down. Orientation tags are not followed. All as in the usual ImageNet pipelines.
+    `pixels` are those before a JPEG is made of them.
     """
     if not content:
         raise ImageError("it is empty")
@@ -68,9 +69,9 @@ def prepare(content: bytes, name: str, recipe: Recipe) -> Prepared:
         with opened:
             opened.load()
             remarks = _remarks(opened, name, recipe)
-            image = _resized(_in_mode(opened, "L" if recipe.channels == 1 else "RGB"), recipe)
-            pixels = _centre(np.asarray(image), recipe)
-            encoded = _encoded(pixels, content, recipe) if recipe.storage == "jpeg" else None
+            image = _fitted(_in_mode(opened, "L" if recipe.channels == 1 else "RGB"), recipe)
+            pixels = np.asarray(image)
+            encoded = _encoded(image, content, recipe) if recipe.storage == "jpeg" else None
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -79,7 +80,7 @@ def prepare(content: bytes, name: str, recipe: Recipe) -> Prepared:
         raise ImageError(f"it is too large: it has more than {LARGEST_PIXELS} pixels") from error
     except _BROKEN as error:
         raise ImageError(f"it cannot be decoded ({' '.join(str(error).split())})") from error
-    return Prepared(np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], recipe.channels)), encoded, remarks)
+    return Prepared(pixels.reshape(*pixels.shape[:2], recipe.channels), encoded, remarks)
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -90,32 +91,30 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _resized(image: Image.Image, recipe: Recipe) -> Image.Image:
+def _fitted(image: Image.Image, recipe: Recipe) -> Image.Image:
+    """Return the image resized, and of it the centre if it is to be square: no other pixel is computed."""
     size = recipe.size
     if size is None:
         return image
     short = min(image.size)
-    if short != size:
-        width, height = (size if side == short else int(size * side / short) for side in image.size)
+    width, height = (size if side == short else int(size * side / short) for side in image.size)
+    if not recipe.square:
         if width * height > LARGEST_PIXELS:
             raise ImageError(f"it is too long: at size {size} it would have {width}x{height} pixels")
-        return image.resize((width, height), Image.Resampling.BILINEAR)
-    return image
+        return image if short == size else image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    if short == size:
+        return image.crop((left, top, left + size, top + size))
+    across, down = image.width / width, image.height / height
+    box = (left * across, top * down, (left + size) * across, (top + size) * down)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box)
 
 
-def _centre(pixels: np.ndarray, recipe: Recipe) -> np.ndarray:
-    size = recipe.size
-    if size is None or not recipe.square:
-        return pixels
-    top, left = (round((side - size) / 2) for side in pixels.shape[:2])
-    return pixels[top : top + size, left : left + size]
-
-
-def _encoded(pixels: np.ndarray, content: bytes, recipe: Recipe) -> bytes:
+def _encoded(image: Image.Image, content: bytes, recipe: Recipe) -> bytes:
     if recipe.size is None:
         return content
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=recipe.quality)
+    image.save(buffer, "JPEG", quality=recipe.quality)
     return buffer.getvalue()
 
 
