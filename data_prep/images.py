@@ -124,7 +124,7 @@ def _remarks(image: Image.Image, name: str, recipe: Recipe) -> tuple[str, ...]:
     named = _SUFFIXES.get(name[name.rfind(".") :].lower())
     if named is not None and named != image.format:
         remarks.append(f"it is a {image.format} file by content")
-    if image.mode in ("L", "1", "LA") and recipe.channels == 3:
+    if image.mode in ("L", "1", "LA") and recipe.channels == 3 and image.format != "PPM":  # PPM: bare pixels
         remarks.append("it is gray")
     elif image.mode not in ("RGB", "L", "1", "LA", "P"):
         remarks.append(f"its colours are {image.mode}")

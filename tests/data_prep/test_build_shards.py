@@ -82,6 +82,16 @@ def test_the_seed_changes_the_order(source: Path, tmp_path: Path) -> None:
     assert sorted(orders[0]) == sorted(orders[1])
 
 
+def test_files_with_the_same_content_are_listed_across_splits(files: Files, writers: Writers, tmp_path: Path) -> None:
+    train = {f"train/{name}": images for name, images in files.items()}
+    val = {"val/pear": {"a.PNG": files["pear"]["pear_1.PNG"]}, "val/quince": {"b.PNG": files["quince"]["quince_4.PNG"]}}
+    path = writers["tar of class folders"](train | val, tmp_path / "both.tar")
+    manifest = build(Options(path, tmp_path / "out", size=8, shards=1, workers=1))
+    assert manifest.duplicates == (
+        ("train/pear/pear_1.PNG", "val/pear/a.PNG"), ("train/quince/quince_4.PNG", "val/quince/b.PNG")
+    )  # fmt: skip
+
+
 def test_val_fraction_takes_that_part_of_each_class(source: Path, tmp_path: Path) -> None:
     manifest = build(Options(source, tmp_path / "out", size=8, val_fraction=0.4, workers=1))
     assert manifest.splits["val"].shards[0].class_histogram == (2, 2, 1)  # of 4, 5 and 3

@@ -171,11 +171,19 @@ def test_shards_of_other_options_are_not_taken_for_finished_ones(
     assert contents(out) == contents(tmp_path / "fresh")
 
 
-def test_shards_of_another_source_are_not_taken_for_finished_ones(source: Path, files: Files, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    build(options(source, out))
+@pytest.mark.parametrize("change", ["another class", "another name", "another size"])
+def test_shards_of_another_source_are_not_taken_for_finished_ones(files: Files, tmp_path: Path, change: str) -> None:
+    source, out = tmp_path / "source.tar", tmp_path / "out"
+    build(options(tar_of_folders(files, source), out))
     (out / "manifest.json").unlink()
-    tar_of_folders({**files, "fig": files["pear"]}, source)
+    pears = dict(files["pear"])
+    name, content = pears.popitem()
+    others: Files = {
+        "another class": {"fig": files["pear"]},
+        "another name": {"pear": {**pears, name.lower(): content}},
+        "another size": {"pear": {**pears, name: content + b"\0"}},
+    }[change]
+    tar_of_folders({**files, **others}, source)
     with pytest.raises(ValueError, match="shards of another source"):
         build(options(source, out))
 
