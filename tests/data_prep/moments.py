@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from owt_mpi.data import manifest, shard_writer
+from owt_mpi.data import shard_writer
 
 
 def watch_writes(tick: Callable[[], object]) -> None:
@@ -29,4 +29,4 @@ def watch_writes(tick: Callable[[], object]) -> None:
         fsync(descriptor)
 
     shard_writer._write_all = half_then_all  # type: ignore[assignment]
-    manifest.os.fsync = ticking_fsync  # type: ignore[assignment]
+    os.fsync = ticking_fsync  # type: ignore[assignment]
