@@ -107,7 +107,7 @@ def free_bytes(folder: Path = SHARED_MEMORY) -> int:
 
 def _open_shared(num_bytes: int, node: Communicator) -> tuple[mmap.mmap, int]:
     """Return new memory that the ranks of a node share, read-only, and its file. By then it has lost its name."""
-    path = SHARED_MEMORY / node.all_gather_object(f"{NAME}{secrets.token_hex(8)}")[0]
+    path = SHARED_MEMORY / node.all_gather_object(f"{NAME}{os.getpid()}-{secrets.token_hex(8)}")[0]
 
     def create() -> None:
         if node.rank == 0:

@@ -20,7 +20,8 @@ PAGES = 4096 * (1 + 3 + 1)
 
 
 def names() -> list[Path]:
-    return list(cache.SHARED_MEMORY.glob(f"{cache.NAME}*"))
+    """Return what this process has left in shared memory."""
+    return list(cache.SHARED_MEMORY.glob(f"{cache.NAME}{os.getpid()}-*"))
 
 
 def test_ranks_of_a_node_share_one_copy_that_has_no_name(mpirun: Callable[..., Result]) -> None:
