@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from owt_mpi.data import cache
 from owt_mpi.data.cache import free_bytes, keep_in_memory
 from owt_mpi.data.file_array import FileArray
 from owt_mpi.data.manifest import DataError
-from tests.mpi_run import Result
+from tests.mpi_run import REPO_ROOT, Result
 
 PARTS = [np.arange(7 * 5, dtype=np.uint8).reshape(7, 5), np.full(9000, 77, np.uint8), np.full((3, 2), 5, np.uint8)]
 PAGES = 4096 * (1 + 3 + 1)
@@ -33,6 +35,22 @@ def test_ranks_of_a_node_share_one_copy_that_has_no_name(mpirun: Callable[..., R
     assert told[0]["inodes"] == told[1]["inodes"]
     assert told[0]["left"] == []
     assert told[0]["said"] == "all of 0.01 MiB in memory, once a node"
+
+
+def test_rank_that_is_killed_leaves_nothing_in_shared_memory() -> None:
+    program = (
+        "import numpy as np; from owt_mpi.comm.serial import SerialCommunicator; from owt_mpi.data import cache\n"
+        "kept = cache.keep_in_memory([np.ones(9000, np.uint8)], 1 << 20, SerialCommunicator())\n"
+        "print(kept.parts[0].sum(), flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=REPO_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as rank:
+        assert rank.stdout is not None
+        assert rank.stdout.readline() == "9000\n"
+        rank.kill()
+        rank.wait(timeout=60)
+    assert list(cache.SHARED_MEMORY.glob(f"{cache.NAME}{rank.pid}-*")) == []
 
 
 @pytest.mark.parametrize("size", [1, 3])
