@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from owt_mpi.data.decode import BROKEN, decode_window
-from owt_mpi.data.manifest import DataError, Manifest
+from owt_mpi.data.manifest import DataError, Manifest, ShardEntry
 from owt_mpi.data.pixel_sums import PixelSums
 from owt_mpi.data.shard_file import OpenShard, open_shard
 from owt_mpi.data.shard_record import ShardRecord, read_record
@@ -27,9 +27,11 @@ class ShardCheck:
     sums: PixelSums | None
 
 
-def check_shard(folder: Path, manifest: Manifest, split: str, index: int) -> ShardCheck:
-    """Return what is found in shard `index` of a split."""
-    entry = manifest.splits[split].shards[index]
+def check_shard(folder: Path, manifest: Manifest, entry: ShardEntry, place: tuple[str, int, int]) -> ShardCheck:
+    """Return what is found in the shard of `entry`; `place` is its split, its number and how many the split has.
+
+    Of the `manifest` classes, storage and shape count.
+    """
     path = folder / entry.file
     num_bytes = path.stat().st_size if path.is_file() else 0
     problems = []
@@ -37,7 +39,7 @@ def check_shard(folder: Path, manifest: Manifest, split: str, index: int) -> Sha
         problems.append("its bytes are not those that were written: the SHA-256 differs from the manifest's")
     try:
         record = read_record(path)
-        shard = open_shard(path, entry, manifest, (split, index, len(manifest.splits[split].shards)))
+        shard = open_shard(path, entry, manifest, place)
     except (DataError, OSError) as error:
         return ShardCheck(entry.file, num_bytes, (*problems, str(error)), (), None)
     try:

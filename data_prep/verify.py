@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,9 +22,10 @@ from rich.table import Table
 
 from data_prep.check_shard import ShardCheck, add_up, check_shard
 from data_prep.progress import Reporter
-from owt_mpi.data.manifest import MANIFEST_NAME, DataError, Manifest, Statistics
+from owt_mpi.data.manifest import MANIFEST_NAME, DataError, Manifest, ShardEntry, Statistics
 from owt_mpi.data.shard_format import read_mean_image
 
+_Task = tuple[Path, Manifest, ShardEntry, tuple[str, int, int]]
 _ERROR = 1e-9  # of statistics that another machine's linear algebra worked out
 
 
@@ -98,25 +99,27 @@ def _check_shards(
 ) -> dict[str, list[ShardCheck]]:
     """Return what was found in each shard of each split, in order."""
     splits = manifest.splits.items()
-    tasks = [(folder, manifest, split, index) for split, entry in splits for index in range(len(entry.shards))]
-    found: dict[tuple[str, int], ShardCheck] = {}
-    total = sum(entry.count for entry in manifest.splits.values())
-    with reporter.track("images", total) as advance:
-        for (split, index), check in _run(tasks, num_workers):
-            found[split, index] = check
-            advance(manifest.splits[split].shards[index].count, 0)
-    return {split: [found[split, index] for index in range(len(entry.shards))] for split, entry in splits}
+    alone = replace(manifest, splits={}, duplicates=(), source_notes=())  # what a process needs of it is little
+    tasks = [
+        (folder, alone, shard, (split, index, len(entry.shards)))
+        for split, entry in splits
+        for index, shard in enumerate(entry.shards)
+    ]
+    found: dict[str, ShardCheck] = {}
+    with reporter.track("images", sum(entry.count for _, entry in splits)) as advance:
+        for shard, check in _run(tasks, num_workers):
+            found[shard.file] = check
+            advance(shard.count, 0)
+    return {split: [found[shard.file] for shard in entry.shards] for split, entry in splits}
 
 
-def _run(
-    tasks: list[tuple[Path, Manifest, str, int]], num_workers: int
-) -> Iterator[tuple[tuple[str, int], ShardCheck]]:
+def _run(tasks: list[_Task], num_workers: int) -> Iterator[tuple[ShardEntry, ShardCheck]]:
     if num_workers == 1:
         for task in tasks:
-            yield task[2:], check_shard(*task)
+            yield task[2], check_shard(*task)
         return
     with ProcessPoolExecutor(min(num_workers, len(tasks)), multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(check_shard, *task): task[2:] for task in tasks}
+        running = {pool.submit(check_shard, *task): task[2] for task in tasks}
         for future in as_completed(running):
             yield running[future], future.result()
 
