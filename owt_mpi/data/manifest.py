@@ -19,7 +19,7 @@ FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 STATISTICS_NAME = "statistics.h5"  # holds the dataset `mean_image`
 STORAGES = ("raw", "jpeg")
-FATES = ("skipped", "kept", "repaired")
+FATES = ("skipped", "kept")
 REBUILD = "run `python -m data_prep.build_shards` again"
 
 ImageShape = tuple[int | None, int | None, int]  # (h, w, c); h and w are None where images differ in size
