@@ -1,7 +1,5 @@
 """A training run from configuration to weights: set up, train, keep."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,10 +8,7 @@ import numpy as np
 from owt_mpi import __version__
 from owt_mpi.accounts import Accounts, write_wire
 from owt_mpi.backends.base import Backend
-from owt_mpi.backends.cudnn import CudnnOptions
 from owt_mpi.backends.precision import compute_dtype
-from owt_mpi.backends.select import select_backend
-from owt_mpi.backends.threads import default_num_threads
 from owt_mpi.checkpoint.reader import Checkpoint
 from owt_mpi.checkpoint.saver import CheckpointSaver
 from owt_mpi.checkpoint.weights import save_weights
@@ -23,18 +18,14 @@ from owt_mpi.comm.guard import DATA_ERROR, USAGE_ERROR, agree
 from owt_mpi.comm.half import carrying_halves
 from owt_mpi.comm.ledger import Ledger
 from owt_mpi.comm.metered import MeteredCommunicator
-from owt_mpi.comm.placement import local_rank
 from owt_mpi.comm.transport import open_transport
 from owt_mpi.comm.watchdog import Watch
 from owt_mpi.config import Config
 from owt_mpi.memory_check import MemoryReport, memory_options, peak_resident_bytes, report_memory
 from owt_mpi.metrics import Reporter
-from owt_mpi.nn.model import InputSpec, Model
-from owt_mpi.nn.models import find_builder
-from owt_mpi.nn.recompute import recompute_trunk
-from owt_mpi.nn.restricted import restricted
+from owt_mpi.nn.model import Model
 from owt_mpi.parallel.head_update import HeadSchedule, parse_head_update
-from owt_mpi.parallel.layout import Layout, Plan, SchemeName, images_per_rank, make_layout
+from owt_mpi.parallel.layout import Layout, images_per_rank, make_layout
 from owt_mpi.resume import restore_momentum
 from owt_mpi.run_checkpoints import (
     NO_VALIDATION,
@@ -47,13 +38,14 @@ from owt_mpi.run_checkpoints import (
     position_of,
 )
 from owt_mpi.run_folder import make_run_dir, write_description
+from owt_mpi.run_setup import agreed, build_model, make_plan, open_backend
 from owt_mpi.stragglers import rank_lines
 from owt_mpi.summary import print_summary, summarise
 from owt_mpi.trace import Tracer
 from owt_mpi.trainer import Trainer
 from owt_mpi.training_data import Data, fill_cache, make_loaders, open_readers
 from owt_mpi.training_loop import TrainingLoop, num_steps
-from owt_mpi.trunk_pass import check_replayable, describe_replay
+from owt_mpi.trunk_pass import describe_replay
 
 
 @dataclass(frozen=True)
@@ -102,25 +94,20 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
 
 def _set_up(config: Config, world: Communicator, ranks_sharing_cores: int) -> _Setup:
     """Return what the run is made of. CollectiveExit if something is wrong. All ranks call."""
-    with _agreed(world, USAGE_ERROR):
+    with agreed(world, USAGE_ERROR):
         dtype = compute_dtype(config.parallel.precision, config.parallel.dtype)
-        gpu_number = 0 if config.parallel.virtual_ranks else local_rank(world)  # virtual ranks share one
-        backend, reason = select_backend(
-            config.parallel.backend, dtype, gpu_number, _cudnn_options(config), config.parallel.precision == "tf32"
-        )
-        num_threads = config.parallel.threads or default_num_threads(ranks_sharing_cores)
-        backend.set_num_threads(num_threads)
+        backend, reason, num_threads = open_backend(config, world, ranks_sharing_cores)
         per_rank = config.batch.images_per_rank or images_per_rank(config.batch.global_batch, world.size)
-    with _agreed(world, USAGE_ERROR):
+    with agreed(world, USAGE_ERROR):
         transport = open_transport(world, backend, config.parallel)
     ledger = Ledger()
     watch = Watch(world.rank, config.parallel.stall_seconds, config.parallel.stall_abort_seconds)
     world = _observed(transport.comm, ledger, watch, config.parallel.check_collectives)
-    with _agreed(world, DATA_ERROR):
+    with agreed(world, DATA_ERROR):
         reader, validation_reader = open_readers(config, num_threads)
-    with _agreed(world, USAGE_ERROR):
-        model = _model(config, reader.num_channels, reader.num_classes, backend.name)
-        plan = _plan(config, world.size)
+    with agreed(world, USAGE_ERROR):
+        model = build_model(config, reader.num_channels, reader.num_classes, backend.name)
+        plan = make_plan(config, world.size)
         plan.check(model, per_rank)
         head_updates = parse_head_update(config.parallel.head_update)
         for _, update in head_updates:
@@ -160,14 +147,14 @@ def _report_memory(setup: _Setup) -> MemoryReport:
 def _train(setup: _Setup) -> None:
     config, world = setup.config, setup.world
     steps = num_steps(config, setup.data)
-    with _agreed(world, DATA_ERROR):
+    with agreed(world, DATA_ERROR):
         cache = fill_cache(config, setup.data.readers, world)
     memory = _report_memory(setup)  # of what the cache has left
     # in a single step momentum and buckets are not written to, and are nowhere, while activations are kept
     agree(world, None if config.run.ignore_memory or steps == 1 else memory.refusal(), USAGE_ERROR)
-    with _agreed(world, USAGE_ERROR):
+    with agreed(world, USAGE_ERROR):
         run_dir = make_run_dir(config, world)
-    with _agreed(world, DATA_ERROR):
+    with agreed(world, DATA_ERROR):
         start, said = find_start(config.run.resume, run_dir / "checkpoints", world)
     with (
         setup.watch.running(run_dir / "progress"),
@@ -178,7 +165,7 @@ def _train(setup: _Setup) -> None:
             reporter.say(line)
         if world.rank == 0:
             write_description(run_dir, config, facts)
-        with _agreed(world, DATA_ERROR):
+        with agreed(world, DATA_ERROR):
             trainer, position, best_top1 = _start(setup, start)
         saver = CheckpointSaver(
             run_dir / "checkpoints", world, config.run.keep_checkpoints, asdict(config), f"owt_mpi {__version__}"
@@ -227,45 +214,10 @@ def _start(setup: _Setup, start: Path | None) -> tuple[Trainer, Position, float]
         return trainer, position, best_top1_of(checkpoint.manifest)
 
 
-def _cudnn_options(config: Config) -> CudnnOptions:
-    options = config.parallel
-    workspace_bytes = int(options.workspace_mib * 2**20) if options.workspace_mib else None
-    return CudnnOptions(options.cudnn_autotune, options.deterministic, workspace_bytes)
-
-
 def _observed(comm: Communicator, ledger: Ledger, watch: Watch, is_checked: bool) -> Communicator:
     """Return `comm` with its collectives entered into the ledger, watched and, if so asked, checked."""
     comm = watch.communicator(MeteredCommunicator(comm, ledger))
     return CheckedCommunicator(comm) if is_checked else comm
-
-
-@contextmanager
-def _agreed(comm: Communicator, code: int) -> Iterator[None]:
-    """Do a step that may fail on one rank alone; where it does, all ranks exit with `code`. All ranks enter."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        agree(comm, error, code)
-    else:
-        agree(comm, None, code)
-
-
-def _model(config: Config, channels: int, num_classes: int, backend: str) -> Model:
-    options = config.model
-    model = find_builder(options.model)(InputSpec(options.crop, channels, num_classes))
-    model = restricted(model, options.fc_crosstalk, options.fc_blocks)
-    if config.parallel.cuda_graph:
-        check_replayable(model.trunk, config.parallel.virtual_ranks)
-    if config.parallel.recompute == "none":
-        return model
-    return recompute_trunk(model, compute_dtype(config.parallel.precision, config.parallel.dtype).itemsize, backend)
-
-
-def _plan(config: Config, num_ranks: int) -> Plan:
-    options = config.parallel
-    best: SchemeName = "c" if config.model.fc_crosstalk == 1 else "d"
-    scheme = best if options.scheme == "auto" else options.scheme
-    return Plan(num_ranks, scheme, options.head_group_size, options.senders)
 
 
 def _save(path: Path, trainer: Trainer, layout: Layout) -> None:
