@@ -38,7 +38,7 @@ def load_preset(name: str) -> Config:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"--preset {name}: not valid TOML ({error})") from None
-    return _from_table(table, name)
+    return config_from(table, f"--preset {name}")
 
 
 def with_one_batch(batch: BatchOptions, given: Container[str]) -> BatchOptions:
@@ -62,13 +62,16 @@ def to_toml(config: Config) -> str:
     return "\n".join(lines)
 
 
-def _from_table(table: Mapping[str, Any], source: str) -> Config:
-    """Return the defaults with the values of `table`: sections of options, spelt as in the dataclasses."""
+def config_from(table: Mapping[str, Any], source: str) -> Config:
+    """Return the defaults with the values of `table`: sections of options, spelt as in the dataclasses.
+
+    ValueError, which begins with `source`, if something in it is no option or has no value that it takes.
+    """
     config = Config()
     sections = {f.name: getattr(config, f.name) for f in fields(config)}
     for section, values in table.items():
         if section not in sections or not isinstance(values, dict):
-            raise ValueError(f"--preset {source}: there is no section [{section}]; there are {', '.join(sections)}")
+            raise ValueError(f"{source}: there is no section [{section}]; there are {', '.join(sections)}")
         if section == "batch":
             sections[section] = with_one_batch(sections[section], values)
         sections[section] = replace(
@@ -85,12 +88,12 @@ def _checked(defaults: Any, name: str, value: Any, where: str) -> Any:
     """Return `value` as option `name` takes it; ValueError if there is no such option, or its type is another."""
     known = {f.name: getattr(defaults, f.name) for f in fields(defaults)}
     if name not in known:
-        raise ValueError(f"--preset {where} has no option {name!r}; it has {', '.join(known)}")
+        raise ValueError(f"{where} has no option {name!r}; it has {', '.join(known)}")
     default = known[name]
     if isinstance(default, tuple) and isinstance(value, list) and all(isinstance(v, int | float) for v in value):
         return tuple(float(v) for v in value)
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not type(default):
-        raise ValueError(f"--preset {where} {name} is {value!r}, but must be a {type(default).__name__}")
+        raise ValueError(f"{where} {name} is {value!r}, but must be a {type(default).__name__}")
     return value
