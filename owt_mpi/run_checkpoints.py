@@ -130,8 +130,14 @@ def find_start(resume: str, folder: Path, world: Communicator) -> tuple[Path | N
         path, damaged = newest_whole(folder, world)
         said = [f"passed over: {each}" for each in damaged]
         return path, [*said, f"going on from {path}" if path else "no checkpoint to go on from: the run begins"]
+    found = named_checkpoint(Path(resume), world)
+    return found, [f"going on from {found}"]
+
+
+def named_checkpoint(path: Path, world: Communicator) -> Path:
+    """Return the checkpoint that the user named, see `resolve`. CheckpointError if it is damaged. All ranks call."""
     try:
-        found: Path | CheckpointError = resolve(Path(resume)) if world.rank == 0 else Path()
+        found: Path | CheckpointError = resolve(path) if world.rank == 0 else Path()
     except CheckpointError as error:
         found = error
     found = world.all_gather_object(found)[0]
@@ -140,7 +146,7 @@ def find_start(resume: str, folder: Path, world: Communicator) -> tuple[Path | N
     wrong = first_damage(found, world)
     if wrong is not None:
         raise CheckpointError(wrong)
-    return found, [f"going on from {found}"]
+    return found
 
 
 def position_of(manifest: CheckpointManifest, data: DataState) -> Position:

@@ -13,6 +13,7 @@ from owt_mpi.config import Config
 from owt_mpi.data.augment import Augmentation, CentreView, RandomViews, TenViews, colour_noise
 from owt_mpi.data.block_shuffle import BlockShuffle
 from owt_mpi.data.cache import GIB, cache_shards
+from owt_mpi.data.facts import DataFacts, mean_and_scale
 from owt_mpi.data.jpeg_reader import JpegReader
 from owt_mpi.data.loader import Loader
 from owt_mpi.data.manifest import Manifest
@@ -51,6 +52,12 @@ def open_readers(config: Config, num_threads: int) -> tuple[Reader, Reader | Non
     return open_split("train"), open_split("val") if "val" in Manifest.read(folder).splits else None
 
 
+def data_facts(reader: Reader) -> DataFacts | None:
+    """Return what is to be known of the data set that `reader` reads; None of random images."""
+    shards = reader.shards if isinstance(reader, JpegReader) else reader
+    return DataFacts.of(shards.manifest) if isinstance(shards, ShardReader) else None
+
+
 def fill_cache(config: Config, readers: Sequence[Reader | None], world: Communicator) -> dict[str, str]:
     """Make `readers` read from the memory of the node what --cache asks for, and return what to say of it.
 
@@ -69,10 +76,7 @@ def make_loaders(
 ) -> Data:
     """Return the loaders of this rank's `per_rank` images a step, which bring them to the device of `backend`."""
     statistics = reader.statistics
-    mean = np.array(statistics.mean)
-    std = np.array(statistics.std)
-    std[std == 0] = 1.0  # a channel that never changes stays 0
-    scale = np.ones_like(mean) if config.data.normalise == "mean" else 1.0 / std
+    mean, scale = mean_and_scale(statistics.mean, statistics.std, config.data.normalise)
 
     def loader(source: Reader, plan: BatchPlan, augmentation: Augmentation, scale: np.ndarray) -> Loader:
         return Loader(

@@ -43,7 +43,7 @@ from owt_mpi.stragglers import rank_lines
 from owt_mpi.summary import print_summary, summarise
 from owt_mpi.trace import Tracer
 from owt_mpi.trainer import Trainer
-from owt_mpi.training_data import Data, fill_cache, make_loaders, open_readers
+from owt_mpi.training_data import Data, data_facts, fill_cache, make_loaders, open_readers
 from owt_mpi.training_loop import TrainingLoop, num_steps
 from owt_mpi.trunk_pass import describe_replay
 
@@ -167,8 +167,14 @@ def _train(setup: _Setup) -> None:
             write_description(run_dir, config, facts)
         with agreed(world, DATA_ERROR):
             trainer, position, best_top1 = _start(setup, start)
+        facts_of_data = data_facts(setup.data.readers[0])
         saver = CheckpointSaver(
-            run_dir / "checkpoints", world, config.run.keep_checkpoints, asdict(config), f"owt_mpi {__version__}"
+            run_dir / "checkpoints",
+            world,
+            config.run.keep_checkpoints,
+            asdict(config),
+            f"owt_mpi {__version__}",
+            None if facts_of_data is None else asdict(facts_of_data),
         )
         with np.errstate(over="ignore", invalid="ignore"):  # the loss of every step is looked at
             accounts = Accounts(setup.ledger, lambda: setup.data.train.data_wait_seconds)

@@ -5,8 +5,8 @@ A checkpoint is a folder `step-000001200` with
 - `part-00000-of-00004.h5` and so on, one written by each rank: blocks of the global arrays `weights/NAME` and
   `momentum/NAME`, each a dataset with the attributes `start` and `global_shape`;
 - `checkpoint.h5`, which joins them: the global arrays as virtual datasets, to be read by any program with HDF5;
-- `checkpoint.json`: bytes and SHA-256 of those files, the step, the state of the training and its configuration, and a
-  SHA-256 of its own content.
+- `checkpoint.json`: bytes and SHA-256 of those files, the step, the state of the training, its configuration and data
+  set, and a SHA-256 of its own content.
 
 Weights are before rounding, in owt_mpi's order (see weights.py). A folder has that name when all of it is on disk.
 """
@@ -16,7 +16,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class CheckpointManifest:
     state: dict[str, Any]
     config: dict[str, Any]
     program: str  # name and version of what wrote it
+    data_set: dict[str, Any] = field(default_factory=dict)  # of its images and classes; empty where not known
 
     def write(self, folder: Path) -> None:
         """Write the manifest into `folder`, and bring it to the disk."""
@@ -93,6 +94,7 @@ class CheckpointManifest:
                 state=dict(content["state"]),
                 config=dict(content["config"]),
                 program=str(content["program"]),
+                data_set=dict(content.get("data_set", {})),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{path} is malformed ({type(error).__name__}: {error})") from error

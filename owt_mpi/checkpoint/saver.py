@@ -48,9 +48,17 @@ class CheckpointSaver:
     the training goes on.
     """
 
-    def __init__(self, folder: Path, comm: Communicator, keep: int, config: dict[str, Any], program: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        comm: Communicator,
+        keep: int,
+        config: dict[str, Any],
+        program: str,
+        data_set: dict[str, Any] | None = None,
+    ) -> None:
         self._folder, self._comm, self._keep = folder, comm, keep
-        self._config, self._program = config, program
+        self._config, self._program, self._data_set = config, program, data_set or {}
         self._writing: threading.Thread | None = None
         self._messages: list[str] = []
         self.num_written = 0  # known on rank 0
@@ -126,7 +134,9 @@ class CheckpointSaver:
         for rank in range(self._comm.size):
             _status_path(unfinished, rank).unlink()
         files[JOINED_NAME] = write_joined(unfinished / JOINED_NAME, [unfinished / name for name in files])
-        CheckpointManifest(snapshot.step, files, snapshot.state, self._config, self._program).write(unfinished)
+        CheckpointManifest(snapshot.step, files, snapshot.state, self._config, self._program, self._data_set).write(
+            unfinished
+        )
         finish(unfinished, snapshot.is_best)
         remove_old(self._folder, self._keep)
 

@@ -1,0 +1,71 @@
+"""What a trained network's user must know of its images: names of classes, and what is done to pixels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from owt_mpi.data.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """A data set without its images: small enough to lie in every checkpoint.
+
+    `mean` and `std` are the training set's, a number for each channel, in units of 0..255. Image files are brought to a
+    short side of `size` pixels, None: left as they are, and of these the centre is cut out where `square`.
+    """
+
+    class_names: tuple[str, ...]
+    class_titles: tuple[str, ...]  # for people; none, or one for each class
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int | None
+    square: bool
+
+    @property
+    def num_channels(self) -> int:
+        """The number of channels of every image."""
+        return len(self.mean)
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """What to call the classes before people."""
+        return self.class_titles or self.class_names
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "DataFacts":
+        """Return the facts of a data set."""
+        height, width, _ = manifest.image_shape
+        square = height is not None and height == width
+        size = height if square else manifest.options.get("size")
+        statistics = manifest.statistics
+        return cls(manifest.class_names, manifest.class_titles, statistics.mean, statistics.std, size, square)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], source: str) -> "DataFacts":
+        """Return the facts that asdict turned into JSON. ValueError, which begins with `source`, if they are not."""
+        try:
+            facts = cls(
+                class_names=tuple(str(name) for name in content["class_names"]),
+                class_titles=tuple(str(title) for title in content["class_titles"]),
+                mean=tuple(float(number) for number in content["mean"]),
+                std=tuple(float(number) for number in content["std"]),
+                size=None if content["size"] is None else int(content["size"]),
+                square=bool(content["square"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{source}: its data set is malformed ({type(error).__name__}: {error})") from error
+        if len(facts.std) != len(facts.mean) or len(facts.class_titles) not in (0, len(facts.class_names)):
+            raise ValueError(
+                f"{source}: its data set has other numbers of standard deviations or titles than it should"
+            )
+        return facts
+
+
+def mean_and_scale(mean: Sequence[float], std: Sequence[float], normalise: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is taken off each channel, and what that is multiplied by, as --normalise says."""
+    deviations = np.array(std)
+    deviations[deviations == 0] = 1.0  # a channel that never changes stays 0
+    return np.array(mean), np.ones_like(deviations) if normalise == "mean" else 1.0 / deviations
