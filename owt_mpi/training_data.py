@@ -42,14 +42,17 @@ def open_readers(config: Config, num_threads: int) -> tuple[Reader, Reader | Non
         return SyntheticReader(
             config.data.synthetic_images, shape, config.data.synthetic_classes, config.run.seed
         ), None
-    folder, options = Path(config.data.data), config.data
+    has_validation = "val" in Manifest.read(Path(config.data.data)).splits
+    train = open_split(config, "train", num_threads)
+    return train, open_split(config, "val", num_threads) if has_validation else None
 
-    def open_split(split: str) -> Reader:
-        read_threads = options.read_threads or num_threads
-        shards = ShardReader(folder, split, options.memory_maps, read_threads)
-        return shards if shards.storage == "raw" else JpegReader(shards, read_threads, options.draft)
 
-    return open_split("train"), open_split("val") if "val" in Manifest.read(folder).splits else None
+def open_split(config: Config, split: str, num_threads: int) -> ShardReader | JpegReader:
+    """Return the reader of one split of the shards in --data; see `open_readers`."""
+    options = config.data
+    read_threads = options.read_threads or num_threads
+    shards = ShardReader(Path(options.data), split, options.memory_maps, read_threads)
+    return shards if shards.storage == "raw" else JpegReader(shards, read_threads, options.draft)
 
 
 def data_facts(reader: Reader) -> DataFacts | None:
