@@ -1,4 +1,4 @@
-"""benchmarks.loader runs from photographs to tables; with PyTorch and torchvision in the environment against them."""
+"""What benchmarks of images do, from photographs to tables; with PyTorch in the environment also against that."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.mpi_run import REPO_ROOT
+from tests.mpi_run import NO_MPIRUN, REPO_ROOT, find_mpirun
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.loader", *arguments]
+def run(*arguments: str, benchmark: str = "loader") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"benchmarks.{benchmark}", *arguments]
     return subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, check=False, timeout=250)
 
 
@@ -53,3 +53,14 @@ def test_round_that_is_no_whole_number_of_batches_is_refused(photos: Path) -> No
     done = run(str(photos), "--images", "13", "--batch", "6")
     assert done.returncode == 1
     assert "--images 13 are no whole number of batches of 6" in done.stderr
+
+
+@pytest.mark.skipif(find_mpirun() is None, reason=NO_MPIRUN)
+def test_preparing_has_a_row_for_each_number_of_ranks(photos: Path, tmp_path: Path) -> None:
+    small = ["--copies", "3", "--size", "16", "--repeats", "1", "--json", str(tmp_path / "json")]
+    done = run(str(photos), *small, benchmark="prepare")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "json").read_text())
+    assert [row["ranks"] for row in rows] == [1, 2]
+    assert all(row["ratio"] == pytest.approx(row["ours"] / row["bare"]) for row in rows)
+    assert "ours / bare" in done.stdout
