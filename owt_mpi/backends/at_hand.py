@@ -36,7 +36,7 @@ def convolution_ways(backend: Backend, local_rank: int = 0) -> dict[str, Backend
     if isinstance(backend, CudaBackend):
         products = "im2col + cuBLAS"
         if backend.has_cudnn:
-            return {"cuDNN": backend, products: CudaBackend(local_rank, cudnn=None)}
+            return {"cuDNN": backend, products: CudaBackend(local_rank, cudnn=None, tf32=backend.tf32)}
         return {products: backend}
     products = "NumPy's products"
     if isinstance(backend, OneDnnBackend):

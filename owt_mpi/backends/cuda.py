@@ -3,8 +3,6 @@
 Work is enqueued on one stream, and the host goes on at once; only `to_host` and `synchronize` wait for it.
 """
 
-import os
-
 from owt_mpi.backends.base import Array, Backend, Pair, Shape
 from owt_mpi.backends.checks import (
     check_dtypes,
@@ -35,11 +33,11 @@ class CudaBackend(CudaRows):
 
         With `cudnn` None convolutions are im2col and cuBLAS even where cuDNN is installed. ValueError for options that
         exclude one another, and for a GPU that is too old. With `tf32`, products of float32 numbers are made in TF32,
-        in cuDNN and, for the whole process, in cuBLAS.
+        in cuDNN and in cuBLAS; cuBLAS is told for the whole process, by the backend that was made last.
         """
         super().__init__(local_rank)
-        if tf32:
-            os.environ["CUPY_TF32"] = "1"  # CuPy reads it at its first product
+        self.tf32 = tf32
+        self._device.set_tf32(tf32)
         facts = self._device.facts()
         self.device_name = facts.name
         check_precision("tf32" if tf32 else "fp32", int(facts.compute_capability.replace(".", "")))

@@ -99,6 +99,15 @@ class CudaDevice:
             self.compute.use()
             _entered.device = self
 
+    def set_tf32(self, tf32: bool) -> None:
+        """Let cuBLAS make products of float32 numbers in TF32 or not, in the whole process.
+
+        CuPy reads its variable CUPY_TF32 once, at the first product; this is where it keeps what it has read.
+        """
+        core = self._cupy._core
+        kinds = core._routines_linalg
+        core.set_compute_type(np.float32, kinds.COMPUTE_TYPE_TF32 if tf32 else kinds.COMPUTE_TYPE_DEFAULT)
+
     def facts(self) -> DeviceFacts:
         """Return what the driver says of the device."""
         properties = self._cupy.cuda.runtime.getDeviceProperties(self.number)

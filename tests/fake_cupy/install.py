@@ -4,6 +4,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
 
 from tests.fake_cupy import blocks, engine, memory
 from tests.fake_cupy.functions import FUNCTIONS
@@ -43,6 +46,18 @@ CUDA = {
     "is_available": lambda: engine.Machine.has_driver and engine.Machine.num_devices > 0,
     "memory": SimpleNamespace(OutOfMemoryError=memory.OutOfMemoryError),
 }
+COMPUTE_TYPES: dict[str, str] = {}  # what products of each dtype are made in
+
+
+def _set_compute_type(dtype: Any, compute_type: str) -> None:
+    COMPUTE_TYPES[np.dtype(dtype).name] = compute_type
+
+
+# private, and in 14.2 as here: CUPY_TF32 is read once a process
+_CORE = SimpleNamespace(
+    set_compute_type=_set_compute_type,
+    _routines_linalg=SimpleNamespace(COMPUTE_TYPE_DEFAULT="default", COMPUTE_TYPE_TF32="tf32"),
+)
 CUPY = {
     "ndarray": ndarray,
     "RawModule": RawModule,
@@ -60,6 +75,7 @@ def _modules() -> dict[str, ModuleType]:
         vars(modules[name]).update(members)
     modules["cupy"].cuda = modules["cupy.cuda"]  # type: ignore[attr-defined]
     modules["cupy.cuda"].runtime = modules["cupy.cuda.runtime"]  # type: ignore[attr-defined]
+    modules["cupy"]._core = _CORE  # type: ignore[attr-defined]
     modules["cupy"].__version__ = VERSION  # type: ignore[attr-defined]
     return modules
 
