@@ -7,7 +7,6 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from owt_mpi import __version__
 from owt_mpi.backends.at_hand import convolution_ways, device_name, driver
 from owt_mpi.backends.base import Backend
 from owt_mpi.backends.cudnn import CudnnOptions
+from owt_mpi.backends.precision import Precision, compute_dtype
 from owt_mpi.backends.select import select_backend
 from owt_mpi.backends.threads import default_num_threads
 from owt_mpi.comm.base import Communicator
@@ -27,15 +27,24 @@ from owt_mpi.command_line import parse_options, usage_errors
 from owt_mpi.data.loader import Batch
 from owt_mpi.measure.conformance import compare
 from owt_mpi.measure.convolutions import measure_convolutions
+from owt_mpi.measure.options import BenchOptions
 from owt_mpi.measure.pytorch_step import PyTorchStep, why_not
 from owt_mpi.measure.report import Report
 from owt_mpi.measure.roof import find_roof
 from owt_mpi.measure.schemes import measure_schemes
-from owt_mpi.measure.step import Contestant, ReplayedStep, make_trainer, measure_parts, measure_step, random_batch
+from owt_mpi.measure.step import (
+    Contestant,
+    ReplayedStep,
+    make_trainer,
+    measure_parts,
+    measure_step,
+    planned_kernels,
+    random_batch,
+)
 from owt_mpi.nn.model import Builder, InputSpec, Model
 from owt_mpi.nn.models import find_builder
 from owt_mpi.parallel.layout import Plan
-from owt_mpi.parallel_options import ParallelOptions, check_cudnn
+from owt_mpi.parallel_options import ParallelOptions
 
 DESCRIPTION = """Measure the training of a network on the machine at hand.
 
@@ -45,80 +54,19 @@ with FLOP, least bytes and the share of what the GPU could do. Schemes: a step o
 is hidden of the exchange. docs/gpu-results.md explains the columns. Exit code 1: an operation does not conform.
 
 Examples:
-  python -m owt_mpi.bench --gpu --json results.json --markdown
+  python -m owt_mpi.bench --gpu --precision fp32 tf32 bf16 fp16 --json results.json --markdown
   mpirun -n 4 python -m owt_mpi.bench --gpu --ranks 2 4 --measure schemes
   python -m owt_mpi.bench --model small --crop 16 --classes 10 --virtual-ranks 2"""
 
 CHANNELS = 3
-DTYPE = np.dtype(np.float32)
-Part = Literal["conformance", "convolutions", "step", "schemes"]
-PARTS: tuple[Part, ...] = get_args(Part)
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """What is measured."""
-
-    model: str = "alexnet-owt"
-    """The network: one that `python -m owt_mpi.train` knows, or your own as FILE.py:FUNCTION."""
-    crop: int = 224
-    """Side of the images."""
-    classes: int = 1000
-    """Number of classes."""
-    batch: int = 128
-    """Images a rank trains on in a step."""
-    gpu: bool = False
-    """Measure a GPU, or end with an error where there is none: --backend cuda."""
-    backend: Literal["auto", "cuda", "onednn", "reference"] = "auto"
-    """What computes."""
-    measure: tuple[Part, ...] = PARTS
-    """What to measure: some of conformance, convolutions, step, schemes. All but the last are of the first rank, while
-    the others wait."""
-    ranks: tuple[int, ...] = ()
-    """Numbers of ranks to measure the schemes on, of those that were started; none given: all of them."""
-    virtual_ranks: int = 0
-    """Ranks as threads of this one process, which share a GPU; 0: ranks are MPI's."""
-    transport: Literal["auto", "mpi", "staged", "nccl"] = "auto"
-    """How arrays of a GPU move between ranks; see python -m owt_mpi.train --help."""
-    repeats: int = 10
-    """Steps, and runs of a convolution, that are counted; each is preceded by some that are not."""
-    threads: int = 0
-    """CPU threads a rank computes with; 0: the node's cores divided by its ranks."""
-    cudnn_autotune: bool = False
-    """Run all of cuDNN's plans for a convolution when it is first met, and take the fastest."""
-    deterministic: bool = False
-    """Take no algorithm of cuDNN whose sums may come in another order in another run."""
-    workspace_mib: float = 0.0
-    """The most memory that one of cuDNN's convolutions may work in; 0: a sixteenth of the GPU's."""
-    json: str = ""
-    """Also write everything to this file as JSON."""
-    markdown: bool = False
-    """Print a section for docs/gpu-results.md."""
-
-    def check(self) -> None:
-        """Raise ValueError, naming the option and the way out, if a value can be seen to be wrong by itself."""
-        least = {"crop": 1, "classes": 2, "batch": 1, "virtual_ranks": 0, "repeats": 1, "threads": 0}
-        for name, at_least in least.items():
-            if getattr(self, name) < at_least:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} is {getattr(self, name)}, but must be at least {at_least}"
-                )
-        if self.gpu and self.backend not in ("auto", "cuda"):
-            raise ValueError(f"--gpu and --backend {self.backend} contradict one another; leave one of the two out")
-        if any(ranks < 2 for ranks in self.ranks):
-            raise ValueError(f"--ranks are {self.ranks}, but a scheme needs 2 ranks or more; --measure step has one")
-        if not self.measure:
-            raise ValueError(f"--measure names nothing; give some of {', '.join(PARTS)}")
-        check_cudnn(self.cudnn_autotune, self.deterministic, self.workspace_mib)
-        if self.json and not Path(self.json).resolve().parent.is_dir():
-            raise ValueError(f"--json {self.json}: there is no folder {Path(self.json).resolve().parent}")
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What everything is measured with on one rank."""
+    """What everything is measured with in one precision on one rank."""
 
     options: BenchOptions
+    precision: Precision
     builder: Builder
     spec: InputSpec
     backend: Backend
@@ -152,23 +100,28 @@ def run_bench(options: BenchOptions, world: Communicator, ranks_sharing_cores: i
     error: Exception | None = None
     try:
         gpu_number = 0 if options.virtual_ranks else local_rank(world)
-        bench, reason = _set_up(options, world, gpu_number, ranks_sharing_cores)
+        for precision in options.precision:  # what cannot be had is said before anything is measured
+            _set_up(options, precision, world, gpu_number, ranks_sharing_cores)
     except (ValueError, OSError) as caught:
         error = caught
     agree(world, error, USAGE_ERROR)
-    transport = _open_transport(bench, world)
-    report = Report(_facts(bench, reason, world.size, mpi, transport.description))
-    if world.rank == 0:
-        _measure_alone(bench, report)
-    if "schemes" in options.measure and world.size > 1:
-        for num_ranks in options.ranks or (world.size,):
-            sizes = (options.batch, num_ranks)
-            report.schemes += measure_schemes(
-                bench.builder, bench.spec, *sizes, transport.comm, bench.backend, options.repeats
-            )
-    elif "schemes" in options.measure:
-        report.remarks.append("schemes: one rank was started; mpirun -n K or --virtual-ranks K has more")
-    failed = world.all_gather_object([row.operation for row in report.conformance if not row.passes])[0]
+    report = Report({})
+    for precision in options.precision:
+        # again: a GPU computes float32 as the backend that was made last says, in TF32 or not, for all threads
+        world.barrier()
+        bench, reason = _set_up(options, precision, world, gpu_number, ranks_sharing_cores)
+        world.barrier()
+        transport = _open_transport(bench, world)
+        if precision == options.precision[0]:
+            report.facts = _facts(bench, reason, world.size, mpi, transport.description)
+        elif reason != report.facts["backend"]:
+            report.facts[f"backend for {precision}"] = reason
+        with np.errstate(over="ignore", invalid="ignore"):  # of halves; the loss of every step is looked at
+            _measure(bench, transport.comm, report)
+    if "schemes" in options.measure and world.size == 1:
+        report.remark("schemes: one rank was started; mpirun -n K or --virtual-ranks K has more")
+    failures = [f"{row.operation} in {row.precision}" for row in report.conformance if not row.passes]
+    failed = world.all_gather_object(failures)[0]
     if world.rank == 0:
         print(report.text(options.markdown), end="", flush=True)
         if options.json:
@@ -178,7 +131,20 @@ def run_bench(options: BenchOptions, world: Communicator, ranks_sharing_cores: i
     return report
 
 
-def _set_up(options: BenchOptions, world: Communicator, gpu_number: int, ranks_sharing_cores: int) -> tuple[Bench, str]:
+def _measure(bench: Bench, comm: Communicator, report: Report) -> None:
+    """Fill in what is measured in one precision. All ranks of `comm` call."""
+    options = bench.options
+    if comm.rank == 0:
+        _measure_alone(bench, report)
+    if "schemes" in options.measure and comm.size > 1:
+        for num_ranks in options.ranks or (comm.size,):
+            case = (bench.builder, bench.spec, options.batch, num_ranks)
+            report.schemes += measure_schemes(*case, comm, bench.backend, options.repeats, bench.precision)
+
+
+def _set_up(
+    options: BenchOptions, precision: Precision, world: Communicator, gpu_number: int, ranks_sharing_cores: int
+) -> tuple[Bench, str]:
     """Return what to measure with, and why it computes as it does. ValueError if it cannot be had."""
     if max(options.ranks, default=1) > world.size:
         raise ValueError(
@@ -186,13 +152,14 @@ def _set_up(options: BenchOptions, world: Communicator, gpu_number: int, ranks_s
         )
     workspace_bytes = int(options.workspace_mib * 2**20) if options.workspace_mib else None
     cudnn = CudnnOptions(options.cudnn_autotune, options.deterministic, workspace_bytes)
-    backend, reason = select_backend("cuda" if options.gpu else options.backend, DTYPE, gpu_number, cudnn)
+    choice, dtype = "cuda" if options.gpu else options.backend, compute_dtype(precision, "float32")
+    backend, reason = select_backend(choice, dtype, gpu_number, cudnn, precision == "tf32")
     num_threads = options.threads or default_num_threads(ranks_sharing_cores)
     backend.set_num_threads(num_threads)
     spec = InputSpec(options.crop, CHANNELS, options.classes)
     builder = find_builder(options.model)
     builder(spec)
-    return Bench(options, builder, spec, backend, gpu_number, num_threads), reason
+    return Bench(options, precision, builder, spec, backend, gpu_number, num_threads), reason
 
 
 def _open_transport(bench: Bench, world: Communicator) -> Transport:
@@ -218,6 +185,7 @@ def _facts(bench: Bench, reason: str, num_ranks: int, mpi: str, transport: str) 
         "MPI": mpi,
         "transport": transport,
         "network": f"{model.name}, {model.loss} loss, {sum(p.size for p in model.parameters()):,} parameters; {size}",
+        "precision": ", ".join(options.precision),
         "repeats": str(options.repeats),
         "software": f"owt_mpi {__version__}, Python {platform.python_version()}, NumPy {np.__version__}",
         "taken": time.strftime("%Y-%m-%d"),
@@ -226,25 +194,26 @@ def _facts(bench: Bench, reason: str, num_ranks: int, mpi: str, transport: str) 
 
 def _measure_alone(bench: Bench, report: Report) -> None:
     """Fill in what is measured on one rank."""
-    options, backend = bench.options, bench.backend
-    roof, repeats, model = find_roof(report.facts["device"]), options.repeats, bench.builder(bench.spec)
+    options, backend, precision = bench.options, bench.backend, bench.precision
+    roof, repeats, model = find_roof(report.facts["device"], precision), options.repeats, bench.builder(bench.spec)
     if roof is None:
-        report.remarks.append("the device's peak rates are not described here, so no share of a roof is given")
+        report.remark(f"the device's peak rates in {precision} are not described here, so no share of a roof is given")
     if "conformance" in options.measure:
-        report.conformance = compare(backend)
+        report.conformance += compare(backend, precision)
     if "convolutions" in options.measure:
         ways = convolution_ways(backend, bench.local_rank)
-        report.convolutions = measure_convolutions(model, options.batch, ways, roof, repeats)
+        report.convolutions += measure_convolutions(model, options.batch, ways, roof, repeats, precision)
     if "step" in options.measure:
         comm = open_transport(SerialCommunicator(), backend, ParallelOptions()).comm
-        batch = random_batch(bench.spec, options.batch, 0, backend)
+        kernels = planned_kernels(model, options.batch, precision)
+        batch = random_batch(bench.spec, options.batch, 0, backend, precision)
         with ExitStack() as stack:
             others: list[Contestant] = [stack.enter_context(other) for other in _pytorch(bench, model, report)]
             others += _replayed(bench, comm, batch, report)
-            trainer = make_trainer(bench.builder, bench.spec, options.batch, Plan(1), comm, backend)
-            report.steps = measure_step(trainer, batch, roof, repeats, others)
+            trainer = make_trainer(bench.builder, bench.spec, options.batch, Plan(1), comm, backend, precision)
+            report.steps += measure_step(trainer, batch, kernels, roof, repeats, others, precision)
         del trainer, others  # their memory is for the next
-        report.parts = measure_parts(bench.builder, bench.spec, comm, backend, batch, roof, repeats)
+        report.parts += measure_parts(bench.builder, bench.spec, comm, backend, batch, roof, repeats, precision)
 
 
 def _replayed(bench: Bench, comm: Communicator, batch: Batch, report: Report) -> list[ReplayedStep]:
@@ -252,11 +221,10 @@ def _replayed(bench: Bench, comm: Communicator, batch: Batch, report: Report) ->
     if bench.backend.device is None:
         return []
     try:
-        trainer = make_trainer(
-            bench.builder, bench.spec, bench.options.batch, Plan(1), comm, bench.backend, cuda_graph=True
-        )
+        case = (bench.builder, bench.spec, bench.options.batch, Plan(1))
+        trainer = make_trainer(*case, comm, bench.backend, bench.precision, cuda_graph=True)
     except ValueError as error:
-        report.remarks.append(f"no step with --cuda-graph: {error}")
+        report.remark(f"no step with --cuda-graph: {error}")
         return []
     return [ReplayedStep(trainer, batch)]
 
@@ -267,10 +235,11 @@ def _pytorch(bench: Bench, model: Model, report: Report) -> list[PyTorchStep]:
     if reason is None:
         device = "cpu" if bench.backend.device is None else "cuda"
         try:
-            return [PyTorchStep(bench.options.model, bench.spec, bench.options.batch, device, bench.num_threads)]
+            case = (bench.options.model, bench.spec, bench.options.batch)
+            return [PyTorchStep(*case, device, bench.num_threads, bench.precision)]
         except RuntimeError as error:
             reason = str(error)
-    report.remarks.append(f"no step of PyTorch's: {reason}")
+    report.remark(f"no step of PyTorch's: {reason}")
     return []
 
 

@@ -13,12 +13,21 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from owt_mpi.backends.precision import Precision
+from owt_mpi.loss_scale import FIRST
 from owt_mpi.nn.layers import LRN, AvgPool2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU
 from owt_mpi.nn.model import InputSpec, Model
 from owt_mpi.nn.models import find_builder
 from owt_mpi.nn.module import Module, Sequential
 
 LR, MOMENTUM, WEIGHT_DECAY, BIAS_LR_MULTIPLIER = 0.01, 0.9, 0.0005, 2.0
+
+_SAID: dict[Precision, str] = {
+    "fp32": "float32",
+    "tf32": "float32 in TF32",
+    "bf16": "autocast to bfloat16",
+    "fp16": "autocast to float16",
+}
 
 
 def why_not(model: Model) -> str | None:
@@ -30,12 +39,17 @@ def why_not(model: Model) -> str | None:
 
 
 class PyTorchStep:
-    """A process that trains `model` in channels-last order on `device`, cuda or cpu. Use as a context."""
+    """A process that trains `model` in channels-last order on `device`, cuda or cpu. Use as a context.
 
-    def __init__(self, model: str, spec: InputSpec, images: int, device: str, threads: int) -> None:
+    Halves are by autocast, losses of float16 scaled; float32 is computed without TF32, or with, as `precision` says.
+    """
+
+    def __init__(
+        self, model: str, spec: InputSpec, images: int, device: str, threads: int, precision: Precision = "fp32"
+    ) -> None:
         """RuntimeError if the process does not start, with what it said on standard error above."""
         numbers = (spec.crop, spec.channels, spec.num_classes, images, threads)
-        command = [sys.executable, "-m", "owt_mpi.measure.pytorch_step", model, device, *map(str, numbers)]
+        command = [sys.executable, "-m", "owt_mpi.measure.pytorch_step", model, device, precision, *map(str, numbers)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             self.what: str = self._answer()["what"]
@@ -81,11 +95,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("device", choices=("cuda", "cpu"))
+    parser.add_argument("precision", choices=_SAID)
     for name in ("crop", "channels", "classes", "images", "threads"):
         parser.add_argument(name, type=int)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32, as ours
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.precision == "tf32"
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(args.precision)
+    scaler = torch.amp.GradScaler(args.device, init_scale=FIRST, enabled=half == torch.float16)  # as ours begins
     model = find_builder(args.model)(InputSpec(args.crop, args.channels, args.classes))
     net = torch.nn.Sequential(*map(_counterpart, _layers(model))).to(args.device, memory_format=torch.channels_last)
     biases = [p for name, p in net.named_parameters() if name.endswith("bias")]
@@ -98,13 +115,17 @@ def main() -> None:
 
     def step() -> None:
         sgd.zero_grad()
-        loss = _loss(model, net(images), labels.to(args.device))
-        loss.backward()
-        sgd.step()
+        with torch.autocast(args.device, half, enabled=half is not None):
+            logits = net(images)
+        loss = _loss(model, logits.float(), labels.to(args.device))
+        scaler.scale(loss).backward()
+        scaler.step(sgd)
+        scaler.update()
         loss.item()  # waits for the device, as our score does
 
     where = torch.cuda.get_device_name() if args.device == "cuda" else torch.backends.cpu.get_cpu_capability()
-    print(json.dumps({"what": f"PyTorch {torch.__version__}, float32, channels-last, {where}"}), flush=True)
+    what = f"PyTorch {torch.__version__}, {_SAID[args.precision]}, channels-last, {where}"
+    print(json.dumps({"what": what}), flush=True)
     for _ in sys.stdin:
         begin = time.perf_counter()
         step()

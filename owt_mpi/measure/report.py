@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from owt_mpi.backends.precision import Precision
 from owt_mpi.measure.conformance import ConformanceRow
 from owt_mpi.measure.convolutions import ConvolutionRow
 from owt_mpi.measure.schemes import SchemeRow
@@ -16,12 +17,17 @@ class Report:
     """Facts about machine and case, the rows of each part that was measured, and remarks on what was not."""
 
     facts: dict[str, str]
-    conformance: Sequence[ConformanceRow] = ()
-    convolutions: Sequence[ConvolutionRow] = ()
-    steps: Sequence[StepRow] = ()
-    parts: Sequence[PartRow] = ()
+    conformance: list[ConformanceRow] = field(default_factory=list)
+    convolutions: list[ConvolutionRow] = field(default_factory=list)
+    steps: list[StepRow] = field(default_factory=list)
+    parts: list[PartRow] = field(default_factory=list)
     schemes: list[SchemeRow] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+
+    def remark(self, text: str) -> None:
+        """Add a remark, once however often it is made."""
+        if text not in self.remarks:
+            self.remarks.append(text)
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON takes it."""
@@ -45,31 +51,40 @@ class Report:
             (self.parts, self._parts),
             (self.schemes, self._schemes),
         )
-        return [table() for rows, table in made if rows]
+        return [table for rows, make in made if rows for table in make()]
 
-    def _conformance(self) -> Table:
+    def _conformance(self) -> list[Table]:
         lines = [
-            [row.operation, row.shapes, f"{row.error:.1e}", f"{row.tolerance:.0e}", "yes" if row.passes else "NO"]
+            [
+                row.operation,
+                row.shapes,
+                row.precision,
+                f"{row.error:.1e}",
+                f"{row.tolerance:.0e}",
+                "yes" if row.passes else "NO",
+            ]
             for row in self.conformance
         ]
-        return Table("Conformance", ("operation", "shapes", "error", "tolerance", "passes"), lines)
+        return [Table("Conformance", ("operation", "shapes", "precision", "error", "tolerance", "passes"), lines)]
 
-    def _convolutions(self) -> Table:
+    def _convolutions(self) -> list[Table]:
         ways = list(self.convolutions[0].seconds)
         lines = []
         for row in self.convolutions:
-            cells = [f"{row.layer} {row.operation}", f"{row.flop / 1e9:.3f}", f"{row.least_bytes / 1e6:.3f}"]
+            cells = [f"{row.layer} {row.operation}", row.precision]
+            cells += [f"{row.flop / 1e9:.3f}", f"{row.least_bytes / 1e6:.3f}"]
             for way in ways:
                 seconds = row.seconds[way]
                 cells += [milliseconds(seconds), rate(row.flop, seconds), share(row.roof_seconds, seconds)]
             lines.append(cells)
         columns = [f"{way} {what}" for way in ways for what in ("ms", "GFLOP/s", "of the roof")]
-        return Table("Convolutions", ("convolution", "GFLOP", "least MB", *columns), lines)
+        return [Table("Convolutions", ("convolution", "precision", "GFLOP", "least MB", *columns), lines)]
 
-    def _steps(self) -> Table:
+    def _steps(self) -> list[Table]:
         lines = [
             [
                 row.what,
+                row.precision,
                 f"{milliseconds(row.seconds)} ({milliseconds(row.fastest)}-{milliseconds(row.slowest)})",
                 f"{row.images / row.seconds:.1f}",
                 rate(row.flop, row.seconds),
@@ -78,38 +93,22 @@ class Report:
             ]
             for row in self.steps
         ]
-        headings = ("step", "ms (fastest-slowest)", "images/s", "GFLOP/s", "GB/s", "of the roof")
-        return Table("Training step, one rank", headings, lines)
+        headings = ("step", "precision", "ms (fastest-slowest)", "images/s", "GFLOP/s", "GB/s", "of the roof")
+        return [Table("Training step, one rank", headings, lines)]
 
-    def _parts(self) -> Table:
-        whole = sum(row.seconds for row in self.parts)
-        lines = [
-            [
-                f"{row.layer} {row.operation}".strip(),
-                str(row.calls or ""),
-                milliseconds(row.seconds),
-                share(row.seconds, whole),
-                "" if row.flop is None else f"{row.flop / 1e9:.3f}",
-                "" if row.least_bytes is None else f"{row.least_bytes / 1e6:.3f}",
-                rate(row.flop, row.seconds),
-                rate(row.least_bytes, row.seconds),
-                share(row.roof_seconds, row.seconds),
-            ]
-            for row in self.parts
-        ]
-        headings = (
-            "part", "calls", "ms", "share", "GFLOP", "least MB", "GFLOP/s", "GB/s", "of the roof",
-        )  # fmt: skip
-        return Table("Training step by part, each waited for", headings, lines)
+    def _parts(self) -> list[Table]:
+        precisions = dict.fromkeys(row.precision for row in self.parts)
+        return [_part_table(precision, [r for r in self.parts if r.precision == precision]) for precision in precisions]
 
-    def _schemes(self) -> Table:
-        base = {row.ranks: row.seconds for row in self.schemes if row.scheme == "dp"}
+    def _schemes(self) -> list[Table]:
+        base = {(row.ranks, row.precision): row.seconds for row in self.schemes if row.scheme == "dp"}
         lines = [
             [
                 str(row.ranks),
                 row.scheme,
+                row.precision,
                 f"{milliseconds(row.seconds)} ({milliseconds(row.fastest)}-{milliseconds(row.slowest)})",
-                f"{row.seconds / base[row.ranks]:.2f}" if base[row.ranks] else "",
+                f"{row.seconds / base[row.ranks, row.precision]:.2f}" if base[row.ranks, row.precision] else "",
                 f"{row.ranks * row.images_per_rank / row.seconds:.1f}",
                 f"{row.received_bytes / 1e6:.3f}",
                 milliseconds(row.exchange_seconds),
@@ -120,8 +119,31 @@ class Report:
             if not row.why_not
         ]
         headings = (
-            "K", "scheme", "ms a step (fastest-slowest)", "/ dp's", "images/s", "MB received", "exchange ms",
-            "hidden ms", "exposed ms",
+            "K", "scheme", "precision", "ms a step (fastest-slowest)", "/ dp's", "images/s", "MB received",
+            "exchange ms", "hidden ms", "exposed ms",
         )  # fmt: skip
-        notes = [f"{row.ranks} ranks: {row.why_not}" for row in self.schemes if row.why_not]
-        return Table("Training step by scheme", headings, lines, notes)
+        notes = dict.fromkeys(f"{row.ranks} ranks: {row.why_not}" for row in self.schemes if row.why_not)
+        return [Table("Training step by scheme", headings, lines, list(notes))]
+
+
+def _part_table(precision: Precision, rows: Sequence[PartRow]) -> Table:
+    """Return the table of a step in one precision."""
+    whole = sum(row.seconds for row in rows)
+    lines = [
+        [
+            f"{row.layer} {row.operation}".strip(),
+            str(row.calls or ""),
+            milliseconds(row.seconds),
+            share(row.seconds, whole),
+            "" if row.flop is None else f"{row.flop / 1e9:.3f}",
+            "" if row.least_bytes is None else f"{row.least_bytes / 1e6:.3f}",
+            rate(row.flop, row.seconds),
+            rate(row.least_bytes, row.seconds),
+            share(row.roof_seconds, row.seconds),
+        ]
+        for row in rows
+    ]
+    headings = (
+        "part", "calls", "ms", "share", "GFLOP", "least MB", "GFLOP/s", "GB/s", "of the roof",
+    )  # fmt: skip
+    return Table(f"Training step by part in {precision}, each waited for", headings, lines)

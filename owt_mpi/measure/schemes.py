@@ -6,6 +6,7 @@ from statistics import median
 from typing import get_args
 
 from owt_mpi.backends.base import Backend
+from owt_mpi.backends.precision import Precision
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.ledger import Flow, Ledger
 from owt_mpi.comm.metered import MeteredCommunicator
@@ -32,10 +33,18 @@ class SchemeRow:
     received_bytes: float = 0.0
     exchange_seconds: float = 0.0
     exposed_seconds: float = 0.0
+    precision: Precision = "fp32"
 
 
 def measure_schemes(
-    builder: Builder, spec: InputSpec, images: int, num_ranks: int, world: Communicator, backend: Backend, repeats: int
+    builder: Builder,
+    spec: InputSpec,
+    images: int,
+    num_ranks: int,
+    world: Communicator,
+    backend: Backend,
+    repeats: int,
+    precision: Precision = "fp32",
 ) -> list[SchemeRow]:
     """Return a row for each scheme on the first `num_ranks` ranks of `world`. All ranks call; the others wait.
 
@@ -44,7 +53,7 @@ def measure_schemes(
     comm = world.split(int(world.rank >= num_ranks), world.rank, f"{num_ranks} ranks")
     rows = []
     if world.rank < num_ranks:
-        rows = [_measure(builder, spec, images, comm, backend, scheme, repeats) for scheme in SCHEMES]
+        rows = [_measure(builder, spec, images, comm, backend, scheme, repeats, precision) for scheme in SCHEMES]
     return world.all_gather_object(rows)[0]
 
 
@@ -56,14 +65,15 @@ def _measure(
     backend: Backend,
     scheme: SchemeName,
     repeats: int,
+    precision: Precision,
 ) -> SchemeRow:
     ledger, plan = Ledger(), Plan(comm.size, scheme)
     try:
         plan.check(builder(spec), images)
     except ValueError as error:  # the same on all ranks
-        return SchemeRow(comm.size, scheme, images, str(error))
-    trainer = make_trainer(builder, spec, images, plan, MeteredCommunicator(comm, ledger), backend)
-    batch, seconds = random_batch(spec, images, comm.rank, backend), list[float]()
+        return SchemeRow(comm.size, scheme, images, str(error), precision=precision)
+    trainer = make_trainer(builder, spec, images, plan, MeteredCommunicator(comm, ledger), backend, precision)
+    batch, seconds = random_batch(spec, images, comm.rank, backend, precision), list[float]()
     for step in range(WARM_UP_STEPS + repeats):
         if step == WARM_UP_STEPS:
             ledger.take()
@@ -85,4 +95,5 @@ def _measure(
         received_bytes=mean(lambda flow: flow.received_bytes),
         exchange_seconds=mean(lambda flow: flow.seconds),
         exposed_seconds=mean(lambda flow: flow.exposed_seconds),
+        precision=precision,
     )

@@ -10,16 +10,17 @@ from typing import Protocol
 import numpy as np
 
 from owt_mpi.backends.base import Backend
+from owt_mpi.backends.precision import Precision, compute_dtype
 from owt_mpi.comm.base import Communicator
+from owt_mpi.comm.half import carrying_halves
 from owt_mpi.config import Config
 from owt_mpi.data.loader import Batch
-from owt_mpi.measure.roof import as_one, roof_seconds
+from owt_mpi.measure.roof import Roof, as_one, roof_seconds
 from owt_mpi.measure.timed_backend import TimedBackend, TimedCall
 from owt_mpi.nn.model import Builder, InputSpec, Model
 from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.planner.costs import step_kernels
-from owt_mpi.planner.devices import Device
 from owt_mpi.planner.exchange import layout_of
 from owt_mpi.planner.fusing import fused
 from owt_mpi.planner.kernel import Kernel, Operand, step_bytes, step_flop
@@ -70,6 +71,7 @@ class PartRow:
     flop: int | None
     least_bytes: int | None
     roof_seconds: float | None
+    precision: Precision = "fp32"
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class StepRow:
     flop: int | None
     least_bytes: int | None
     roof_seconds: float | None
+    precision: Precision = "fp32"
 
 
 class Contestant(Protocol):
@@ -116,6 +119,7 @@ def make_trainer(
     plan: Plan,
     comm: Communicator,
     backend: Backend,
+    precision: Precision = "fp32",
     cuda_graph: bool = False,
 ) -> Trainer:
     """Return a trainer of a new model. ValueError if plan, or --cuda-graph, does not fit the model."""
@@ -123,33 +127,44 @@ def make_trainer(
     plan.check(model, images)
     if cuda_graph:
         check_replayable(model.trunk, virtual_ranks=1)
-    config = Config(parallel=ParallelOptions(cuda_graph=cuda_graph))
-    return Trainer(config, model, make_layout(comm, plan), backend, images * comm.size)
+    config = Config(parallel=ParallelOptions(precision=precision, cuda_graph=cuda_graph))
+    layout = make_layout(carrying_halves(comm, compute_dtype(precision, "float32")), plan)
+    return Trainer(config, model, layout, backend, images * comm.size)
 
 
-def random_batch(spec: InputSpec, images: int, rank: int, backend: Backend) -> Batch:
-    """Return a rank's part of a batch: random images, float32, on the device of `backend`, and random labels."""
+def random_batch(spec: InputSpec, images: int, rank: int, backend: Backend, precision: Precision = "fp32") -> Batch:
+    """Return a rank's part of a batch: random images in `precision` on the device of `backend`, and random labels."""
     rng = np.random.default_rng(rank)
     shape = (images, spec.crop, spec.crop, spec.channels)
     rows = rank * images + np.arange(images)
     labels = rng.integers(0, spec.num_classes, images)
-    return Batch(backend.from_host(rng.standard_normal(shape, dtype=np.float32)), labels, rows, rows, None)
+    pixels = rng.standard_normal(shape, dtype=np.float32).astype(compute_dtype(precision, "float32"))
+    return Batch(backend.from_host(pixels), labels, rows, rows, None)
 
 
 def measure_step(
-    trainer: Trainer, batch: Batch, roof: Device | None, repeats: int, others: Sequence[Contestant] = ()
+    trainer: Trainer,
+    batch: Batch,
+    kernels: Sequence[Kernel],
+    roof: Roof | None,
+    repeats: int,
+    others: Sequence[Contestant] = (),
+    precision: Precision = "fp32",
 ) -> list[StepRow]:
-    """Return the row of our step, and one of each other's; all take steps in turns, after two that are not counted."""
+    """Return the row of our step, which runs `kernels`, and one of each other's.
+
+    All take steps in turns, after two that are not counted.
+    """
     ours, theirs = list[float](), [list[float]() for _ in others]
     for step in range(WARM_UP_STEPS + repeats):
         ours.append(step_seconds(trainer, batch, step))
         for seconds, other in zip(theirs, others, strict=True):
             seconds.append(other.step())
-    kernels = planned_kernels(trainer.model, len(batch.rows))
     costs = (step_flop(kernels), step_bytes(kernels), roof_seconds(roof, kernels))
     rows = [_step_row("owt_mpi", len(batch.rows), ours, costs)]
     none = (None, None, None)
-    return rows + [_step_row(o.what, len(batch.rows), s, none) for o, s in zip(others, theirs, strict=True)]
+    rows += [_step_row(o.what, len(batch.rows), s, none) for o, s in zip(others, theirs, strict=True)]
+    return [replace(row, precision=precision) for row in rows]
 
 
 def step_seconds(trainer: Trainer, batch: Batch, step: int) -> float:
@@ -162,15 +177,16 @@ def step_seconds(trainer: Trainer, batch: Batch, step: int) -> float:
 
 
 def measure_parts(
-    builder: Builder, spec: InputSpec, comm: Communicator, backend: Backend, batch: Batch, roof: Device | None,
-    repeats: int,
+    builder: Builder, spec: InputSpec, comm: Communicator, backend: Backend, batch: Batch, roof: Roof | None,
+    repeats: int, precision: Precision = "fp32",
 ) -> list[PartRow]:  # fmt: skip
     """Return a step by its operations, each waited for, in steps apart from those of `measure_step`.
 
     Times are medians over steps. The last row, "the rest", is what a step spends outside of the operations.
     """
     timed = TimedBackend(backend)
-    trainer = make_trainer(builder, spec, len(batch.rows), Plan(1), comm, timed)
+    kernels = planned_kernels(builder(spec), len(batch.rows), precision)
+    trainer = make_trainer(builder, spec, len(batch.rows), Plan(1), comm, timed, precision)
     steps: list[list[TimedCall]] = []
     rests: list[float] = []
     for step in range(WARM_UP_STEPS + repeats):
@@ -179,17 +195,18 @@ def measure_parts(
         steps.append(list(timed.calls))
         rests.append(whole - sum(call.seconds for call in timed.calls))
     steps, rests = steps[WARM_UP_STEPS:], rests[WARM_UP_STEPS:]
-    rows = part_rows(steps, planned_kernels(trainer.model, len(batch.rows)), roof)
-    return [*rows, PartRow("the rest", "", 0, median(rests), None, None, None)]
+    rows = part_rows(steps, kernels, roof)
+    rows.append(PartRow("the rest", "", 0, median(rests), None, None, None))
+    return [replace(row, precision=precision) for row in rows]
 
 
-def planned_kernels(model: Model, images: int) -> list[Kernel]:
-    """Return the kernels of a step of one rank as a backend's operations run them.
+def planned_kernels(model: Model, images: int, precision: Precision = "fp32") -> list[Kernel]:
+    """Return the kernels of a step of one rank, of a `model` without values, as a backend's operations run them.
 
     Bias and ReLU are in the product, a dropout after them too, unless the product is a convolution; its gradient of b
     is in the call for that of w. Images come normalised.
     """
-    kernels = _with_dropout(fused(step_kernels(model, layout_of(Plan(1)), images, "fp32"), "bias + ReLU"))
+    kernels = _with_dropout(fused(step_kernels(model, layout_of(Plan(1)), images, precision), "bias + ReLU"))
     merged: list[Kernel] = []
     for kernel in kernels:
         is_pair = bool(merged) and (merged[-1].work, kernel.work) == ("bias grad", "conv grad_w")
@@ -216,7 +233,7 @@ def _with_dropout(kernels: Sequence[Kernel]) -> list[Kernel]:
     return joined
 
 
-def part_rows(steps: Sequence[Sequence[TimedCall]], kernels: Sequence[Kernel], roof: Device | None) -> list[PartRow]:
+def part_rows(steps: Sequence[Sequence[TimedCall]], kernels: Sequence[Kernel], roof: Roof | None) -> list[PartRow]:
     """Return the rows of steps that made the same calls; the k-th call of an operation is its k-th in `kernels`."""
     times = [_by_operation(calls) for calls in steps]
     planned = _planned_by_operation(kernels)
@@ -231,9 +248,7 @@ def part_rows(steps: Sequence[Sequence[TimedCall]], kernels: Sequence[Kernel], r
     return rows
 
 
-def _part(
-    operation: str, layer: str, calls: int, seconds: float, work: Sequence[Kernel], roof: Device | None
-) -> PartRow:
+def _part(operation: str, layer: str, calls: int, seconds: float, work: Sequence[Kernel], roof: Roof | None) -> PartRow:
     if not work:
         return PartRow(operation, layer, calls, seconds, None, None, None)
     return PartRow(operation, layer, calls, seconds, step_flop(work), step_bytes(work), roof_seconds(roof, work))

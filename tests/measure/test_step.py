@@ -4,9 +4,10 @@ from math import prod
 
 import pytest
 
+from owt_mpi.backends.half import HalfBackend
 from owt_mpi.backends.reference import ReferenceBackend
 from owt_mpi.comm.serial import SerialCommunicator
-from owt_mpi.measure.roof import find_roof
+from owt_mpi.measure.roof import Roof, find_roof
 from owt_mpi.measure.step import (
     WARM_UP_STEPS,
     ReplayedStep,
@@ -37,7 +38,7 @@ def model(request):
 def parts(model):
     batch = random_batch(SPEC, IMAGES, 0, ReferenceBackend())
     comm, backend = SerialCommunicator(), ReferenceBackend()
-    return measure_parts(lambda spec: model, SPEC, comm, backend, batch, DEVICES["a100"], repeats=1)
+    return measure_parts(lambda spec: model, SPEC, comm, backend, batch, Roof(DEVICES["a100"], "fp32"), repeats=1)
 
 
 def test_the_operations_of_a_step_do_all_that_the_planner_counts(model, parts):
@@ -47,6 +48,19 @@ def test_the_operations_of_a_step_do_all_that_the_planner_counts(model, parts):
     assert sum(part.roof_seconds or 0 for part in parts) == pytest.approx(DEVICES["a100"].step_seconds(kernels, "fp32"))
     uncounted = {part.operation for part in parts if part.flop is None}
     assert uncounted == {"to_host", "the rest"}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_in_halves_all_that_the_planner_counts_is_done_too(model, precision):
+    pytest.importorskip("ml_dtypes")
+    backend = HalfBackend(ReferenceBackend())
+    batch = random_batch(SPEC, IMAGES, 0, backend, precision)
+    kernels = planned_kernels(model, IMAGES, precision)
+    case = (lambda spec: model, SPEC, SerialCommunicator(), backend, batch, None)
+    parts = measure_parts(*case, repeats=1, precision=precision)
+    assert sum(part.flop or 0 for part in parts) == step_flop(kernels)
+    assert sum(part.least_bytes or 0 for part in parts) == step_bytes(kernels)
+    assert {part.precision for part in parts} == {precision}
 
 
 def test_calls_are_told_apart_by_layer(model, parts):
@@ -73,12 +87,14 @@ def test_a_replayed_step_is_measured_beside_the_plain_one_without_its_recording(
         def trainer(trunk_dropout, cuda_graph):
             return make_trainer(
                 lambda spec: tiny_model(trunk_dropout=trunk_dropout), SPEC, IMAGES, Plan(1), SerialCommunicator(),
-                backend, cuda_graph,
+                backend, cuda_graph=cuda_graph,
             )  # fmt: skip
 
         batch = random_batch(SPEC, IMAGES, 0, backend)
         replayed = ReplayedStep(trainer(0.0, cuda_graph=True), batch)
-        rows = measure_step(trainer(0.0, cuda_graph=False), batch, None, 3, [replayed])
+        rows = measure_step(
+            trainer(0.0, cuda_graph=False), batch, planned_kernels(tiny_model(), IMAGES), None, 3, [replayed]
+        )
         with pytest.raises(ValueError, match=r"trunk\.dropout2 drops others in each"):
             trainer(0.1, cuda_graph=True)
     assert [row.what for row in rows] == ["owt_mpi", "owt_mpi, --cuda-graph"]
@@ -131,7 +147,14 @@ def test_a_call_is_timed_from_an_idle_device_to_an_idle_device():
     ],
 )
 def test_a_roof_is_given_to_gpus_that_are_described(name, expected):
-    assert find_roof(name) == (DEVICES[expected] if expected else None)
+    assert find_roof(name, "fp16") == (Roof(DEVICES[expected], "fp16") if expected else None)
+
+
+def test_a_roof_is_that_of_a_precision_which_a_gpu_may_not_have():
+    product = Kernel("a", "conv", (Operand("x", 8),), (Operand("y", 8),), product_flop=10**12)
+    a100 = [find_roof("NVIDIA A100-SXM4-80GB", precision) for precision in ("fp32", "tf32", "bf16")]
+    assert [roof.seconds([product]) for roof in a100] == pytest.approx([1 / 19.5, 1 / 156, 1 / 312])
+    assert find_roof("Tesla V100-SXM2-32GB", "bf16") is None
 
 
 def test_random_batches_differ_by_rank_and_know_their_rows():

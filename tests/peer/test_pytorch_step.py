@@ -10,10 +10,21 @@ from tests.tiny import tiny_model
 
 
 @pytest.mark.peer
-def test_pytorchs_process_makes_steps_and_ends():
+@pytest.mark.parametrize(
+    ("precision", "said"),
+    [
+        ("fp32", "float32"),
+        ("tf32", "float32 in TF32"),
+        ("bf16", "autocast to bfloat16"),
+        ("fp16", "autocast to float16"),
+    ],
+)
+def test_pytorchs_process_makes_steps_and_ends(precision, said):
     pytest.importorskip("torch")
-    with PyTorchStep("alexnet-owt", InputSpec(64, 3, 8), images=2, device="cpu", threads=1) as other:
+    spec = InputSpec(64, 3, 8)
+    with PyTorchStep("alexnet-owt", spec, images=2, device="cpu", threads=1, precision=precision) as other:
         assert other.what.startswith("PyTorch ")
+        assert f", {said}, channels-last" in other.what
         assert all(other.step() > 0 for _ in range(2))
 
 
