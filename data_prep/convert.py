@@ -14,8 +14,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from data_prep.images import ImageError, Prepared, Recipe, prepare
+from data_prep.images import Prepared, Recipe, prepare
 from data_prep.sources import SourceImage, SourceReader
+from owt_mpi.data.decode import ImageError
 from owt_mpi.data.manifest import DataError
 from owt_mpi.data.pixel_sums import PixelSums
 from owt_mpi.data.shard_writer import PixelFile

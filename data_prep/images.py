@@ -1,29 +1,19 @@
 """From the bytes of an image file to what a shard stores of it, as the reference pipelines do it."""
 
 import io
-import struct
 import warnings
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
+from owt_mpi.data.decode import BROKEN, in_mode
+from owt_mpi.data.image_file import fitted, opened_image
 from owt_mpi.data.manifest import ImageShape
 
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # of these Pillow runs no outside program
 _SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".gif": "GIF", ".ppm": "PPM",
              ".pgm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP"}  # fmt: skip
-_BROKEN = (
-    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError,
-    struct.error, zlib.error,
-)  # what Pillow's decoders raise for damaged files  # fmt: skip
-LARGEST_PIXELS = 89_478_485  # Pillow's own limit, beyond which it warns of a decompression bomb
 _TINY = 8  # enlarging an image as much as this deserves a remark
-
-
-class ImageError(ValueError):
-    """A file that cannot be made into an image; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -60,54 +50,12 @@ def prepare(content: bytes, name: str, recipe: Recipe) -> Prepared:
     up instead of down. Orientation tags are not followed. All as in the usual ImageNet pipelines.
     `pixels` are those before a JPEG is made of them.
     """
-    if not content:
-        raise ImageError("it is empty")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(content), formats=_FORMATS)
-        with opened:
-            opened.load()
-            remarks = _remarks(opened, name, recipe)
-            image = _fitted(_in_mode(opened, "L" if recipe.channels == 1 else "RGB"), recipe)
-            pixels = np.asarray(image)
-            encoded = _encoded(image, content, recipe) if recipe.storage == "jpeg" else None
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError(f"it is no {', '.join(_FORMATS)} file") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"it is too large: it has more than {LARGEST_PIXELS} pixels") from error
-    except _BROKEN as error:
-        raise ImageError(f"it cannot be decoded ({' '.join(str(error).split())})") from error
+    with opened_image(content) as opened:
+        remarks = _remarks(opened, name, recipe)
+        image = fitted(in_mode(opened, recipe.channels), recipe.size, recipe.square)
+        pixels = np.asarray(image)
+        encoded = _encoded(image, content, recipe) if recipe.storage == "jpeg" else None
     return Prepared(pixels.reshape(*pixels.shape[:2], recipe.channels), encoded, remarks)
-
-
-def _in_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        raise ImageError(f"its pixels have more than 8 bits (mode {image.mode})")
-    if "transparency" in image.info:
-        return image.convert("RGBA").convert(mode)
-    return image if image.mode == mode else image.convert(mode)
-
-
-def _fitted(image: Image.Image, recipe: Recipe) -> Image.Image:
-    """Return the image resized, and of it the centre if it is to be square: no other pixel is computed."""
-    size = recipe.size
-    if size is None:
-        return image
-    short = min(image.size)
-    width, height = (size if side == short else int(size * side / short) for side in image.size)
-    if not recipe.square:
-        if width * height > LARGEST_PIXELS:
-            raise ImageError(f"it is too long: at size {size} it would have {width}x{height} pixels")
-        return image if short == size else image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    if short == size:
-        return image.crop((left, top, left + size, top + size))
-    across, down = image.width / width, image.height / height
-    box = (left * across, top * down, (left + size) * across, (top + size) * down)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box)
 
 
 def _encoded(image: Image.Image, content: bytes, recipe: Recipe) -> bytes:
@@ -143,5 +91,5 @@ def _orientation(image: Image.Image) -> int:
         warnings.simplefilter("ignore")  # damaged tags do not damage the image
         try:
             return int(image.getexif().get(ExifTags.Base.Orientation, 0))
-        except (*_BROKEN, AttributeError):
+        except (*BROKEN, AttributeError):
             return 0

@@ -5,8 +5,8 @@ import zlib
 from collections import OrderedDict
 from typing import Any
 
-from data_prep.images import ImageError
 from data_prep.sources.image_list import SourceImage
+from owt_mpi.data.decode import ImageError
 from owt_mpi.data.manifest import DataError
 
 MAX_OPEN_FILES = 64

@@ -5,7 +5,6 @@ import os
 import threading
 from pathlib import Path
 
-from data_prep.images import ImageError
 from data_prep.sources.folder import walk
 from data_prep.sources.image_list import SourceImage
 from data_prep.sources.reader import SourceReader, Stamp, stamp
@@ -14,6 +13,7 @@ from data_prep.sources.tar_index import index_tar
 from data_prep.sources.threads import map_in_threads
 from data_prep.sources.tree import Entry, Tree, join, tar_stem
 from data_prep.sources.zip_index import index_zip
+from owt_mpi.data.decode import ImageError
 from owt_mpi.data.manifest import DataError
 
 LARGEST_CONTENT_BYTES = 1 << 30

@@ -22,6 +22,10 @@ BROKEN = (
 _SMALLER_BY = (8, 4, 2)  # the scales at which libjpeg decodes
 
 
+class ImageError(ValueError):
+    """A file that cannot be made into an image; the message says why."""
+
+
 def decode_window(content: bytes, window: Sequence[int], out: np.ndarray, use_draft: bool = False) -> None:
     """Write the window (top, left, height, width) of an encoded image to `out` (H, W, c) uint8, resized to it.
 
@@ -56,10 +60,10 @@ def decode_window(content: bytes, window: Sequence[int], out: np.ndarray, use_dr
 
 
 def in_mode(image: Image.Image, channels: int) -> Image.Image:
-    """Return a loaded image as luma (ITU-R 601) for 1 channel, as RGB for 3. ValueError for deeper pixels."""
+    """Return a loaded image as luma (ITU-R 601) for 1 channel, as RGB for 3. ImageError for deeper pixels."""
     mode = "L" if channels == 1 else "RGB"
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        raise ValueError(f"its pixels have more than 8 bits (mode {image.mode})")
+        raise ImageError(f"its pixels have more than 8 bits (mode {image.mode})")
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return image if image.mode == mode else image.convert(mode)

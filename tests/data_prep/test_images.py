@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import images
-from data_prep.images import ImageError, Recipe, prepare
+from data_prep.images import Recipe, prepare
+from owt_mpi.data import image_file
+from owt_mpi.data.decode import ImageError
 
 
 def recipe(size: int | None, channels: int = 3, storage: str = "raw", square: bool = True) -> Recipe:
@@ -135,7 +136,7 @@ def test_truncated_empty_and_foreign_files_are_refused_without_addresses() -> No
 @pytest.mark.parametrize("sides", [(10_000, 9_000), (20_000, 20_000)])  # Pillow warns of the one, refuses the other
 def test_decompression_bombs_are_refused_before_they_are_decoded(sides: tuple[int, int]) -> None:
     bomb = b"P5 %d %d 255\n" % sides
-    with pytest.raises(ImageError, match=f"too large: it has more than {images.LARGEST_PIXELS} pixels"):
+    with pytest.raises(ImageError, match=f"too large: it has more than {image_file.LARGEST_PIXELS} pixels"):
         decode(bomb, 5, 1)
 
 

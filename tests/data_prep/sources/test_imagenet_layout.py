@@ -7,8 +7,9 @@ from typing import Literal
 
 import pytest
 
-from data_prep.images import ImageError, Recipe, prepare
+from data_prep.images import Recipe, prepare
 from data_prep.sources import open_source
+from owt_mpi.data.decode import ImageError
 from owt_mpi.data.manifest import DataError
 from tests.data_prep.conftest import tar_of
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.images import ImageError
 from data_prep.sources import WHOLE, Listing, open_source, reader
+from owt_mpi.data.decode import ImageError
 from owt_mpi.data.manifest import DataError
 from tests.data_prep.conftest import add
 
