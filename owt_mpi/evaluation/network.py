@@ -79,8 +79,11 @@ def trained_facts(manifest: CheckpointManifest, path: Path) -> DataFacts | None:
     return DataFacts.from_json(manifest.data_set, str(path)) if manifest.data_set else None
 
 
-def config_to_look(trained: Config, network: NetworkOptions, ranks: RankOptions) -> Config:
-    """Return the options of the training with those that are now others. ValueError if these contradict each other."""
+def config_to_look(trained: Config, network: NetworkOptions, ranks: RankOptions, views: Literal[0, 1, 10]) -> Config:
+    """Return the options of the training with those that are now others; `views` are 0 for those of its validation.
+
+    ValueError if they contradict each other.
+    """
     precision = trained.parallel.precision if network.precision == "as-trained" else network.precision
     parallel = replace(
         trained.parallel,
@@ -99,7 +102,12 @@ def config_to_look(trained: Config, network: NetworkOptions, ranks: RankOptions)
         cuda_graph=False,
     )
     check_parallel(parallel)
-    return replace(trained, model=replace(trained.model, model=network.model or trained.model.model), parallel=parallel)
+    return replace(
+        trained,
+        model=replace(trained.model, model=network.model or trained.model.model),
+        data=replace(trained.data, validation_views=views or trained.data.validation_views),
+        parallel=parallel,
+    )
 
 
 def check_outputs(model: Model, weights: Mapping[str, Any], path: Path) -> None:

@@ -97,7 +97,7 @@ def _set_up(options: EvaluateOptions, world: Communicator, ranks_sharing_cores: 
         manifest = CheckpointManifest.read(path)
         trained, trained_on = trained_config(manifest, path), trained_facts(manifest, path)
     with agreed(world, USAGE_ERROR):
-        config = _with_data(config_to_look(trained, options.network, options.ranks), options)
+        config = _with_data(config_to_look(trained, options.network, options.ranks, options.views), options)
         backend, reason, num_threads = open_backend(config, world, ranks_sharing_cores)
     with agreed(world, USAGE_ERROR):
         transport = open_transport(world, backend, config.parallel)
@@ -147,12 +147,12 @@ def _set_up(options: EvaluateOptions, world: Communicator, ranks_sharing_cores: 
 def _with_data(config: Config, options: EvaluateOptions) -> Config:
     """Return the options with the images that are asked for. ValueError if there are none."""
     data = options.data or config.data.data
-    views = options.views or config.data.validation_views
+    views = config.data.validation_views
     if data == "synthetic":
         raise ValueError("the network was trained on random images (synthetic); give --data a folder of shards")
     if options.features and views > 1:
         raise ValueError(f"--features are those of one view of an image, and there are {views}; give --views 1")
-    return replace(config, data=replace(config.data, data=data, validation_views=views))
+    return replace(config, data=replace(config.data, data=data))
 
 
 def _evaluate(options: EvaluateOptions, subject: _Subject, say: Say) -> Outcomes | None:

@@ -1,10 +1,11 @@
 """A small run whose network still errs, on images of more classes than top-5 takes in."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,13 @@ def softmax_run(tmp_path_factory, shards: Path) -> Run:
 @pytest.fixture(scope="session")
 def logistic_run(tmp_path_factory, shards: Path) -> Run:
     return make_run(tmp_path_factory.mktemp("logistic"), shards, "logistic")
+
+
+@pytest.fixture
+def own_run(softmax_run: Run, tmp_path: Path) -> Run:
+    """A copy of the run, to be damaged."""
+    shutil.copytree(softmax_run.folder, tmp_path / "own", symlinks=True)
+    return replace(softmax_run, folder=tmp_path / "own")
 
 
 def network_of(run: Run) -> Model:

@@ -153,13 +153,6 @@ def test_features_are_the_serial_layers_outputs(
     assert list(tmp_path.glob("*.part")) == []
 
 
-@pytest.fixture
-def own_run(softmax_run: Run, tmp_path: Path) -> Run:
-    """A copy of the run, to be damaged."""
-    shutil.copytree(softmax_run.folder, tmp_path / "own", symlinks=True)
-    return replace(softmax_run, folder=tmp_path / "own")
-
-
 def refusal(options: EvaluateOptions) -> tuple[int, str]:
     """Return exit code and message of an evaluation that is refused on two ranks."""
     with pytest.raises(CollectiveExit) as refused:
