@@ -131,7 +131,7 @@ def _build(archive: Path, out: Path, num_ranks: int, options: Options) -> float:
     summary = out.with_name("summary.json")
     command = [
         sys.executable, "-m", "data_prep.build_shards", str(archive), str(out), "--size", str(options.size),
-        "--workers", "1", "--shards", str(8 * num_ranks), "--overwrite", "--json", str(summary),
+        "--workers", "1", "--shards", str(2 * num_ranks), "--overwrite", "--json", str(summary),
     ]  # fmt: skip
     env: dict[str, str] = dict(ONE_THREAD)
     if num_ranks > 1:
