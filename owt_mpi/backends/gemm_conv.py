@@ -44,6 +44,7 @@ class GemmConv:
         for images in self._parts(y.shape, w.shape):
             columns = self._columns(x[images], y.shape, w.shape, stride, pad)
             self._cupy.matmul(columns, weights.T, out=_rows(y[images]))
+            del columns  # before the next are made
         self._add_bias_and_relu(y, b, relu)
 
     def conv2d_grad_x(self, gy: Array, w: Array, stride: Pair, pad: Pair, gx: Array) -> None:
@@ -57,6 +58,7 @@ class GemmConv:
         for images in self._parts(gy.shape, w.shape):
             columns = _rows(gy[images]) @ weights
             self._kernels.col2im(columns, gx[images], gy.shape[1:3], w.shape[1:3], stride, pad)
+            del columns
 
     def conv2d_grad_w(self, gy: Array, x: Array, stride: Pair, pad: Pair, gw: Array) -> None:
         """Write the gradient with respect to w to gw."""
@@ -72,6 +74,7 @@ class GemmConv:
                 self._cupy.matmul(_rows(gy[images]).T, columns, out=result)
             else:
                 result += _rows(gy[images]).T @ columns
+            del columns
 
     def _columns(self, x: Array, y_shape: Shape, w_shape: Shape, stride: Pair, pad: Pair) -> Array:
         height, width = y_shape[1:3]
