@@ -36,11 +36,11 @@ class CudaBackend(CudaRows):
         in cuDNN and in cuBLAS; cuBLAS is told for the whole process, by the backend that was made last.
         """
         super().__init__(local_rank)
-        self.tf32 = tf32
-        self._device.set_tf32(tf32)
         facts = self._device.facts()
         self.device_name = facts.name
         check_precision("tf32" if tf32 else "fp32", int(facts.compute_capability.replace(".", "")))
+        self.tf32 = tf32
+        self._device.set_tf32(tf32)
         without_cudnn = "asked" if cudnn is None else find_cudnn()
         self.has_cudnn = without_cudnn is None
         self._conv: Cudnn | GemmConv
