@@ -1,6 +1,8 @@
 """The output of a layer for every image of a split, in one HDF5 file, written piece by piece."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -9,12 +11,13 @@ import h5py
 import numpy as np
 
 PIECE_BYTES = 1 << 26  # of all ranks' rows that are in memory together, beyond what the layer itself takes
+_CANNOT_WRITE = (OSError, RuntimeError)  # h5py raises the latter where a file cannot be closed
 
 
 class FeatureFile:
     """Writes `features` (N, ...), `labels` (N,) and `names` (N,), in the order of the samples.
 
-    The file has its name when it is whole. OSError if it cannot be written.
+    The file has its name when it is whole: after `finish`. OSError if it cannot be written.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], facts: dict[str, Any]) -> None:
@@ -30,19 +33,32 @@ class FeatureFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
-        if error is None:
-            self._part.replace(self._path)
-        else:
-            self._part.unlink(missing_ok=True)
+        with suppress(*_CANNOT_WRITE):  # where it fails, that was said before
+            self._file.close()
+        self._part.unlink(missing_ok=True)
 
     def write(self, first: int, rows: np.ndarray) -> None:
         """Write the rows of the samples from `first` on; what lies beyond the last sample is left out."""
         stop = min(first + len(rows), len(self._features))
         if stop > first:
-            self._features[first:stop] = rows[: stop - first]
+            with _as_os_error():
+                self._features[first:stop] = rows[: stop - first]
 
-    def write_samples(self, labels: np.ndarray, names: Sequence[str]) -> None:
-        """Write what samples are."""
-        self._file["labels"] = labels
-        self._file.create_dataset("names", data=list(names), dtype=h5py.string_dtype())
+    def finish(self, labels: np.ndarray, names: Sequence[str]) -> None:
+        """Write what the samples are, bring all to the disk, and give the file its name."""
+        with _as_os_error():
+            self._file["labels"] = labels
+            self._file.create_dataset("names", data=list(names), dtype=h5py.string_dtype())
+            self._file.close()
+        with self._part.open("rb") as written:
+            os.fsync(written.fileno())
+        self._part.replace(self._path)
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Raise an OSError for what h5py raises where a file cannot be written or closed."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error)) from error

@@ -169,7 +169,7 @@ def _evaluate(options: EvaluateOptions, subject: _Subject, say: Say) -> Outcomes
         found = list(_columns(subject, features, say))
         with agreed(world, DATA_ERROR):
             if features is not None:
-                features.write_samples(subject.shards.labels, all_names(subject.shards))
+                features.finish(subject.shards.labels, all_names(subject.shards))
     if layer is not None:
         say(f"features of {layer.name}, {subject.shards.num_samples} x {layer.shape}, in {options.features_out}")
     return Outcomes.of_columns(np.concatenate(found)) if world.rank == 0 else None
