@@ -102,6 +102,7 @@ def show(command: Show) -> tuple[Table, Any, int]:
         "bytes": total_bytes,
         "state": manifest.state,
         "config": manifest.config,
+        "data_set": manifest.data_set,
         "arrays": arrays,
     }
     return table, content, 0
