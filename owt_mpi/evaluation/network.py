@@ -84,7 +84,6 @@ def config_to_look(trained: Config, network: NetworkOptions, ranks: RankOptions,
 
     ValueError if they contradict each other.
     """
-    precision = trained.parallel.precision if network.precision == "as-trained" else network.precision
     parallel = replace(
         trained.parallel,
         scheme=ranks.scheme,
@@ -95,7 +94,8 @@ def config_to_look(trained: Config, network: NetworkOptions, ranks: RankOptions,
         gpu_aware_mpi="auto",
         node_sums="flat",
         backend=network.backend,
-        precision=precision,
+        precision=trained.parallel.precision if network.precision == "as-trained" else network.precision,
+        dtype=trained.parallel.dtype if network.precision == "as-trained" else "float32",
         threads=network.threads,
         trunk_sync="all-reduce",
         recompute="none",

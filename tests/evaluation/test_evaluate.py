@@ -13,6 +13,7 @@ import pytest
 from owt_mpi.comm.guard import CollectiveExit
 from owt_mpi.evaluation.network import NetworkOptions, RankOptions
 from owt_mpi.evaluation.options import EvaluateOptions
+from tests.cuda_backend import cuda_backend
 from tests.evaluation.conftest import (
     CLASSES,
     NUM_VAL,
@@ -106,6 +107,36 @@ def test_ten_views_are_averaged(request, tmp_path: Path, loss: str, size, scheme
     run = request.getfixturevalue(f"{loss}_run")
     evaluated(options_of(run, tmp_path, size, scheme, group, views=10))
     check_equals_plain(run, tmp_path, 10)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_other_precisions_come_close(softmax_run: Run, tmp_path: Path, precision):
+    file = tmp_path / "a.h5"
+    network = NetworkOptions(precision=precision, backend="reference")
+    options = options_of(softmax_run, tmp_path, 2, "d", network=network, features="fc2", features_out=str(file))
+    evaluated(options)
+    losses, _ = expected(softmax_run, 1)
+    found = np.load(tmp_path / "a.npz")["losses"]
+    tolerance = {"fp32": 1e-5, "bf16": 0.03, "fp16": 0.004}[precision]
+    np.testing.assert_allclose(found, losses, rtol=tolerance)
+    assert (found != losses).any()
+    values = outputs_of_layers(softmax_run, images_of(softmax_run.shards))["head.fc2"]
+    with h5py.File(file) as written:
+        assert written["features"].dtype == np.float32
+        np.testing.assert_allclose(written["features"][:], values, atol=tolerance * np.abs(values).max())
+
+
+def test_a_gpu_tells_the_same(softmax_run: Run, tmp_path: Path):
+    file = tmp_path / "a.h5"
+    network = NetworkOptions(precision="fp32", backend="cuda")
+    with cuda_backend():
+        options = options_of(softmax_run, tmp_path, 2, "c", network=network, features="relu1", features_out=str(file))
+        evaluated(options)
+    losses, _ = expected(softmax_run, 1)
+    np.testing.assert_allclose(np.load(tmp_path / "a.npz")["losses"], losses, rtol=1e-5)
+    values = outputs_of_layers(softmax_run, images_of(softmax_run.shards))["trunk.relu1"]
+    with h5py.File(file) as written:
+        np.testing.assert_allclose(written["features"][:], values, atol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 37, 64])
@@ -235,6 +266,19 @@ def test_outputs_that_are_no_numbers_end_it_with_the_image(own_run: Run, tmp_pat
     code, message = refusal(options_of(own_run, tmp_path))
     assert code == 1
     assert f"the network's outputs for {CLASSES[35 * 5 % 8]}/35 are no finite numbers" in message
+
+
+@pytest.mark.parametrize("fails", ["write", "finish"])
+def test_a_full_disk_leaves_no_features_and_exits_with_3(softmax_run: Run, tmp_path: Path, monkeypatch, fails: str):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(f"owt_mpi.evaluation.feature_file.FeatureFile.{fails}", full)
+    options = options_of(softmax_run, tmp_path, features="fc2", features_out=str(tmp_path / "features.h5"))
+    code, message = refusal(options)
+    assert code == 3
+    assert "No space left on device" in message
+    assert list(tmp_path.glob("features*")) == []
 
 
 USAGE = {
