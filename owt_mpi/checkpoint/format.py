@@ -32,6 +32,7 @@ JOINED_NAME = "checkpoint.h5"
 MANIFEST_NAME = "checkpoint.json"
 _STEP_NAME = re.compile(r"step-(\d{9,})")
 _LARGEST_MANIFEST = 1 << 24
+H5PY_ERRORS = (OSError, KeyError, RuntimeError, TypeError, AttributeError, ValueError)  # what it makes of damage inside
 
 
 class CheckpointError(ValueError):

@@ -10,6 +10,7 @@ import h5py
 from owt_mpi.checkpoint.folder import checkpoints_in
 from owt_mpi.checkpoint.format import (
     FORMAT_NAME,
+    H5PY_ERRORS,
     JOINED_NAME,
     CheckpointError,
     CheckpointManifest,
@@ -29,11 +30,16 @@ class Checkpoint:
             self._file = h5py.File(joined, "r", locking=False)
         except OSError as error:
             raise CheckpointError(f"{joined} cannot be opened ({error}); take another checkpoint") from error
-        if self._file.attrs.get("format") != FORMAT_NAME:
-            self._file.close()
-            raise CheckpointError(f"{joined} is not of the format {FORMAT_NAME!r}; take another checkpoint")
         arrays: dict[str, Any] = {}
-        self._file.visititems(lambda name, found: _enter(arrays, name, found))
+        try:
+            if self._file.attrs.get("format") != FORMAT_NAME:
+                raise CheckpointError(f"{joined} is not of the format {FORMAT_NAME!r}; take another checkpoint")
+            self._file.visititems(lambda name, found: _enter(arrays, name, found))
+        except H5PY_ERRORS as error:
+            self._file.close()
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"{joined} is no sound HDF5 file ({error}); take another checkpoint") from error
         self.weights, self.momentum = (_of_kind(arrays, kind) for kind in ("weights", "momentum"))
 
     def __enter__(self) -> "Checkpoint":

@@ -43,9 +43,9 @@ _LARGEST_FILE = 1 << 30
 class PredictOptions:
     """Which network is asked about what."""
 
-    checkpoint: Annotated[str, tyro.conf.Positional] = ""
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")] = ""
     """A checkpoint (step-...), or a run's folder, of which the newest is taken."""
-    images: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")] = ()
     """Image files."""
     data: str = ""
     """Folder of shards that names the classes, where the checkpoint, an early one, does not; by default the one that

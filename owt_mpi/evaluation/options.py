@@ -13,7 +13,7 @@ from owt_mpi.evaluation.network import NetworkOptions, RankOptions
 class EvaluateOptions:
     """What is evaluated, on what, and what is told of it."""
 
-    checkpoint: Annotated[str, tyro.conf.Positional] = ""
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")] = ""
     """A checkpoint (step-...), or a run's folder, of which the newest is taken; best and latest lead to one, too."""
     data: str = ""
     """Folder of shards; by default the one that the network was trained on."""
