@@ -8,6 +8,8 @@ import numpy as np
 
 from owt_mpi.data.manifest import Manifest
 
+_LARGEST_SIZE = 1 << 14
+
 
 @dataclass(frozen=True)
 class DataFacts:
@@ -57,9 +59,12 @@ class DataFacts:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{source}: its data set is malformed ({type(error).__name__}: {error})") from error
-        if len(facts.std) != len(facts.mean) or len(facts.class_titles) not in (0, len(facts.class_names)):
+        is_sized = facts.size is None or 1 <= facts.size <= _LARGEST_SIZE
+        if len(facts.std) != len(facts.mean) or not np.isfinite([*facts.mean, *facts.std]).all() or not is_sized:
+            raise ValueError(f"{source}: its data set has no sound means, standard deviations or size of images")
+        if len(facts.class_titles) not in (0, len(facts.class_names)):
             raise ValueError(
-                f"{source}: its data set has other numbers of standard deviations or titles than it should"
+                f"{source}: its data set has {len(facts.class_titles)} titles of classes, not one for each"
             )
         return facts
 

@@ -17,6 +17,7 @@ from owt_mpi.checkpoint.format import CheckpointManifest
 from owt_mpi.checkpoint.reader import Checkpoint
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.data.manifest import Manifest, Statistics
+from owt_mpi.evaluation.network import RankOptions
 from owt_mpi.evaluation.options import EvaluateOptions
 from owt_mpi.evaluation.run import run_evaluation
 from owt_mpi.nn.model import InputSpec, Model
@@ -72,6 +73,13 @@ def evaluated(options: EvaluateOptions) -> None:
     """Evaluate in this process, on the virtual ranks of the options."""
     size = options.ranks.virtual_ranks
     run_ranks(size, lambda comm: run_evaluation(options, comm, size))
+
+
+def options_of(run: Run, folder: Path, size: int = 1, scheme: str = "auto", group: int = 0, **more) -> EvaluateOptions:
+    ranks = RankOptions(scheme=scheme, head_group_size=group, virtual_ranks=size, images_per_rank=more.pop("rows", 0))
+    return EvaluateOptions(
+        str(run.folder), json=str(folder / "a.json"), npz=str(folder / "a.npz"), ranks=ranks, worst=3, **more
+    )
 
 
 def changed_manifest(folder: Path, change: Callable[[CheckpointManifest], CheckpointManifest]) -> None:
