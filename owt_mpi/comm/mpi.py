@@ -1,6 +1,6 @@
 """The communicator over MPI. The only file that imports mpi4py; no other may call MPI.
 
-MPI is initialised by the first world(), not by the import, and all its calls but initialise, abort and finalise run on
+MPI is initialised by the first world(), not by the import, and all its calls but abort and finalise run on
 one CommThread, shared by all communicators of the process. A process that called world() ends by finalise() or
 abort(), which guard.run_command sees to; otherwise its launcher takes its end for a failure.
 """
@@ -233,12 +233,13 @@ class _Process:
     """MPI in this process: the world, and a duplicate for ending together, which no other collective can match."""
 
     def __init__(self) -> None:
+        self.thread = CommThread()
         if not MPI.Is_initialized():
-            # collectives need SERIALIZED; an abort while the communication thread is in one needs MULTIPLE
-            MPI.Init_thread(MPI.THREAD_MULTIPLE)
+            # collectives need SERIALIZED; an abort while the communication thread is in one needs MULTIPLE. In the new
+            # thread's clean memory: MPICH 5 publishes its buffers whole, and SLURM's pmi2 loses parts of long messages
+            self.thread.submit(lambda: MPI.Init_thread(MPI.THREAD_MULTIPLE)).wait()
         if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
             raise ValueError("this MPI library does not let a second thread call it; build it with MPI_THREAD_MULTIPLE")
-        self.thread = CommThread()
         root = MpiCommunicator(MPI.COMM_WORLD, "MPI_COMM_WORLD", self.thread, Scratch())
         self.world = root.dup("world")
         self.control = root.dup("control")
