@@ -1,6 +1,6 @@
 """The communicator over MPI. The only file that imports mpi4py; no other may call MPI.
 
-MPI is initialised by the first world(), not by the import, and all its calls but abort and finalise run on
+MPI is initialised by the first world(), not by the import, and all its calls but abort run on
 one CommThread, shared by all communicators of the process. A process that called world() ends by finalise() or
 abort(), which guard.run_command sees to; otherwise its launcher takes its end for a failure.
 """
@@ -287,8 +287,8 @@ def finalise() -> None:
     """Finish all collectives started and finalise MPI, if it is initialised. All ranks call."""
     global _process  # noqa: PLW0603
     if _process is not None:
+        _process.thread.submit(MPI.Finalize)  # on the thread that initialised, as MPI asks
         _process.thread.close()
-        MPI.Finalize()
         _process = None
 
 

@@ -17,16 +17,30 @@ FAKE_SRUN = """#!/bin/sh
 while [ "${1#--}" != "$1" ]; do echo "srun option $1"; shift; done
 exec "$@"
 """
+# what SLURM does to the script of a job that is requeued
+FAKE_SCONTROL = """#!/bin/sh
+echo "scontrol $*"
+kill $PPID
+"""
 
 
-def run(script: str, *arguments: str, path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(
+    script: str, *arguments: str, path: Path, srun: str = FAKE_SRUN, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run a batch script as SLURM would, from another folder."""
-    srun = path / "bin" / "srun"
-    srun.parent.mkdir()
-    srun.write_text(FAKE_SRUN)
-    srun.chmod(0o755)
+    programs = path / "bin"
+    programs.mkdir()
+    for name, text in (("srun", srun), ("mpirun", srun), ("scontrol", FAKE_SCONTROL)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    activate = path / "environment" / "bin" / "activate"
+    activate.parent.mkdir(parents=True)  # which would put its own mpirun first
+    activate.write_text(f"source {sys.prefix}/bin/activate\nPATH={programs}:$PATH\n")
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI", "SLURM"))}
-    env |= {"PATH": f"{srun.parent}:{env['PATH']}", "SLURM_SUBMIT_DIR": str(REPO_ROOT), "OWT_MPI_VENV": sys.prefix}
+    env |= {
+        "SLURM_SUBMIT_DIR": str(REPO_ROOT), "SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_CPUS_PER_TASK": "3",
+        "OWT_MPI_VENV": str(path / "environment"),
+    }  # fmt: skip
     return subprocess.run(
         ["bash", str(REPO_ROOT / "launch" / script), *arguments],
         cwd=path, env=env | variables, capture_output=True, text=True, check=False, timeout=60,
@@ -61,6 +75,7 @@ def test_the_preparation_builds_shards_and_verifies_them(photographs: Path, tmp_
     assert done.returncode == 0, done.stderr
     assert "srun option --mpi=pmix" in done.stdout
     assert "srun option --kill-on-bad-exit=1" in done.stdout
+    assert "srun option --cpus-per-task=3" in done.stdout, "srun does not take it from the job"
     assert Manifest.read(out).splits["train"].count == 6
     assert done.stdout.splitlines()[-1].endswith("shards: sound")
 
@@ -79,3 +94,62 @@ def test_a_preparation_without_its_folders_says_how_it_is_called(tmp_path: Path)
     assert (done.returncode, done.stderr) == (
         2, "usage: sbatch launch/prep.sbatch SOURCE OUT [options of data_prep.build_shards]\n",
     )  # fmt: skip
+
+
+TRAIN = ("train.sbatch", "runs/one", "--preset", "demo")
+COMMAND = "python -m owt_mpi.train --run-dir runs/one --preset demo --resume auto"
+
+
+def ending(command: str) -> str:
+    """Return a launcher that prints what it is given, then does `command`."""
+    return f'#!/bin/sh\necho "launched $*"\n{command}\n'
+
+
+@needs_environment
+def test_the_training_is_started_with_its_folder_and_goes_on_from_there(tmp_path: Path):
+    done = run(*TRAIN, path=tmp_path, srun=ending("exit 0"))
+    assert (done.returncode, done.stderr) == (0, "")
+    options = "--mpi=pmix --cpus-per-task=3 --cpu-bind=cores --kill-on-bad-exit=1"
+    assert done.stdout == f"launched {options} {COMMAND}\n"
+
+
+@needs_environment
+def test_mpirun_is_the_other_launcher(tmp_path: Path):
+    variables = {"OWT_MPI_LAUNCHER": "mpirun", "OWT_MPI_MPIRUN_OPTIONS": "--bind-to core"}
+    done = run(*TRAIN, path=tmp_path, srun=ending("exit 0"), **variables)
+    assert (done.returncode, done.stdout) == (0, f"launched -n 8 --bind-to core {COMMAND}\n")
+
+
+@needs_environment
+@pytest.mark.parametrize(
+    ("command", "again"),
+    [
+        ("exit 85", True),
+        ("exit 1", False),
+        ("kill -KILL $$", False),
+        ("kill -USR1 $PPID; exec sleep 60", True),  # which the signal ends, as it does ranks that cannot listen yet
+        ("trap 'exit 85' USR1; kill -USR1 $PPID; while :; do :; done", True),
+        ("trap 'exit 1' USR1; kill -USR1 $PPID; while :; do :; done", False),
+        ("trap 'trap \"exit 9\" USR1; kill -USR1 $PPID; sleep 1; exit 85' USR1; kill -USR1 $PPID; while :; do :; done",
+         True),
+    ],
+    ids=["stopped", "failed", "killed", "signalled too early", "signalled", "failed when signalled", "signalled twice"],
+)  # fmt: skip
+def test_a_training_that_was_stopped_is_submitted_again_and_no_other(tmp_path: Path, command: str, again: bool):
+    done = run(*TRAIN, path=tmp_path, srun=ending(command))
+    assert done.returncode != 0
+    assert ("scontrol requeue 7" in done.stdout) == again, done.stderr
+
+
+@needs_environment
+@pytest.mark.parametrize("arguments", [(), ("--preset", "demo")], ids=["nothing", "options"])
+def test_a_training_without_its_folder_says_how_it_is_called(tmp_path: Path, arguments: tuple[str, ...]):
+    done = run("train.sbatch", *arguments, path=tmp_path)
+    usage = "usage: sbatch launch/train.sbatch RUN_DIR [options of owt_mpi.train]\n"
+    assert (done.returncode, done.stderr) == (2, usage)
+
+
+@needs_environment
+def test_an_unknown_launcher_is_refused(tmp_path: Path):
+    done = run(*TRAIN, path=tmp_path, OWT_MPI_LAUNCHER="jsrun")
+    assert (done.returncode, done.stderr) == (2, "error: OWT_MPI_LAUNCHER=jsrun is neither srun nor mpirun\n")

@@ -1,0 +1,130 @@
+"""launch/train.sbatch on a real SLURM: whatever happens to the job, it ends with the weights of an undisturbed run."""
+
+import os
+import signal
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from owt_mpi.checkpoint.reader import first_damage
+from owt_mpi.comm.serial import SerialCommunicator
+from tests.slurm.conftest import Training
+
+LAUNCHERS = ["srun", "mpirun"]
+Weights = Mapping[str, np.ndarray]
+
+
+def assert_same_weights(training: Training, undisturbed: Weights, tolerance: float = 0.0) -> None:
+    weights = training.weights()
+    assert weights.keys() == undisturbed.keys()
+    for name, values in undisturbed.items():
+        np.testing.assert_allclose(weights[name], values, rtol=0, atol=tolerance, err_msg=name)
+
+
+def assert_whole_checkpoints(training: Training, steps: list[int]) -> None:
+    assert training.steps_kept() == steps
+    for path in (training.run_dir / "checkpoints").glob("step-*"):
+        assert first_damage(path, SerialCommunicator()) is None
+
+
+def assert_went_on(training: Training, step: int) -> None:
+    assert training.output.count("no checkpoint to go on from: the run begins") == 1
+    assert training.output.count("going on from ") == 1
+    assert f"going on from {training.run_dir}/checkpoints/step-{step:09d}" in training.output
+    assert training.cluster.facts(training.job)["Restarts"] == "1"
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_nodes_train_to_the_end(training: Training, undisturbed: Weights, launcher: str):
+    training.open_gate()
+    assert training.submit(OWT_MPI_LAUNCHER=launcher).wait() == "COMPLETED", training.output
+    assert "ranks: 4 ranks, trunk data parallel, head split over 4 ranks, scheme (c)" in training.output
+    assert_whole_checkpoints(training, [2, 4, 6, 8, 10, 12])
+    facts = training.cluster.facts(training.job)
+    assert (facts["NodeList"], facts["ExitCode"], facts["Restarts"]) == ("n[1-2]", "0:0", "0")
+    assert_same_weights(training, undisturbed)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_signal_to_the_script_lets_the_job_go_on_later(training: Training, undisturbed: Weights, launcher: str):
+    """As the one that --signal sends, but now."""
+    training.submit(OWT_MPI_LAUNCHER=launcher)
+    training.wait_until_halted()
+    training.cluster.run("scancel", "--signal=USR1", "--batch", training.job)
+    assert training.wait() == "COMPLETED", training.output
+    assert "stopped after step 5 by SIGUSR1" in training.output
+    assert f"job {training.job} is submitted again" in training.output
+    assert_went_on(training, 5)
+    assert_same_weights(training, undisturbed)
+
+
+def test_the_end_of_the_time_is_announced_early_enough(training: Training, undisturbed: Weights):
+    """SLURM looks at the limits every half minute; one of two minutes, announced 90 seconds before, it sees in time."""
+    training.submit("--time=2", "--signal=B:USR1@90")
+    training.wait_until_halted()
+    assert training.wait() == "COMPLETED", training.output
+    assert "stopped after step 5 by SIGUSR1" in training.output
+    assert_went_on(training, 5)
+    assert_same_weights(training, undisturbed)
+
+
+def test_a_preempted_job_goes_on_later(training: Training, undisturbed: Weights):
+    training.submit()
+    training.wait_until_halted()
+    training.cluster.run("scontrol", "requeue", training.job)
+    assert training.wait() == "COMPLETED", training.output
+    assert "stopped after step 5 by SIGTERM" in training.output
+    assert_went_on(training, 5)
+    assert_same_weights(training, undisturbed)
+
+
+def test_a_cancelled_job_leaves_no_rank_and_whole_checkpoints(training: Training, undisturbed: Weights):
+    training.submit()
+    ranks = training.wait_until_halted()
+    training.cluster.run("scancel", training.job)
+    assert training.wait() == "CANCELLED", training.output
+    training.wait_until_gone(ranks)
+    assert_whole_checkpoints(training, [2, 4, 5])
+    assert training.submit().wait() == "COMPLETED", training.output
+    assert f"going on from {training.run_dir}/checkpoints/step-000000005" in training.output
+    assert_same_weights(training, undisturbed)
+
+
+def test_a_killed_rank_ends_the_job_and_it_goes_on_when_submitted_again(training: Training, undisturbed: Weights):
+    training.submit()
+    ranks = training.wait_until_halted()
+    os.kill(ranks[3], signal.SIGKILL)
+    assert training.wait() == "FAILED", training.output
+    training.wait_until_gone(ranks)
+    assert training.cluster.facts(training.job)["Restarts"] == "0", "it would fail again"
+    assert_whole_checkpoints(training, [2])
+    training.open_gate()
+    assert training.submit().wait() == "COMPLETED", training.output
+    assert f"going on from {training.run_dir}/checkpoints/step-000000002" in training.output
+    assert_same_weights(training, undisturbed)
+
+
+def test_a_job_goes_on_on_the_node_that_is_left(training: Training, undisturbed: Weights):
+    cluster = training.cluster
+    training.submit()
+    ranks = training.wait_until_halted()
+    with cluster.without_node("n2"):
+        training.wait_until_gone(ranks)
+        cluster.wait_for_state(training.job, "PENDING")  # until there are two nodes again
+        assert cluster.facts(training.job)["Restarts"] == "1"
+        cluster.run("scancel", training.job)
+        training.open_gate()
+        training.submit("--nodes=1", "--ntasks-per-node=4", "--gpus-per-node=0")
+        assert training.wait() == "COMPLETED", training.output
+    assert cluster.facts(training.job)["NodeList"] == "n1"
+    assert f"going on from {training.run_dir}/checkpoints/step-000000002" in training.output
+    assert_same_weights(training, undisturbed, tolerance=1e-5)
+
+
+def test_a_wrong_way_for_ranks_to_meet_is_refused_with_the_right_ones(training: Training):
+    training.submit(OWT_MPI_SRUN_MPI="none")
+    assert training.wait() == "FAILED"
+    assert "srun started 4 tasks, but each is alone in its MPI world" in training.output
+    assert "use srun --mpi=pmi2 with MPICH, srun --mpi=pmix with Open MPI, or mpirun inside sbatch" in training.output
+    assert not training.run_dir.exists()
