@@ -27,6 +27,7 @@ START_SECONDS = 60.0
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 CONFIGURATION = """\
 ClusterName=owt
+FirstJobId={first_job}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser=root
@@ -193,7 +194,9 @@ class Cluster:
             NODE.format(number=number, host=host, port=port, gpus=self._num_gpus)
             for number, port in enumerate(ports[1:], 1)
         )
-        text = CONFIGURATION.format(host=host, ports=ports, folder=self.folder)
+        # MPICH names what ranks of a node share by the job's number, and killed ranks leave it behind
+        first_job = secrets.randbelow(60_000_000) + 1
+        text = CONFIGURATION.format(host=host, ports=ports, folder=self.folder, first_job=first_job)
         (self.folder / "slurm.conf").write_text(text.replace("PartitionName", f"{nodes}PartitionName"))
         files = ",".join(GPU_FILES[: self._num_gpus])
         (self.folder / "gres.conf").write_text(f"Name=gpu File={files}\n" if files else "")
