@@ -8,6 +8,7 @@ import numpy as np
 from owt_mpi.data.manifest import Statistics
 
 _PIXELS_IN_ROW = 4  # several pixels a row of the product: BLAS is slow at 3 columns
+_BLOCKS = 16  # that are worked on at once
 _ROWS = 256  # of a product: 256 * 255**2 < 2**24, so float32 holds every partial sum exactly
 _IMAGES = 257  # added in 16 bits: 257 * 255 < 2**16
 
@@ -42,12 +43,11 @@ class PixelSums:
     def add_images(self, images: Iterable[np.ndarray]) -> None:
         """Add the pixels of images (h, w, c) uint8, each while it is in the processor's cache."""
         part, in_part = None if self.image is None else np.zeros(self.image.shape, np.uint16), 0
-        values = np.empty(0, np.float32)  # used again for every image: fresh memory costs as much as the sums
+        values = np.empty(0, np.float32)  # used again and again: fresh memory costs as much as the sums
         for image in images:
-            num_values = -(-image.size // _block(image)) * _block(image)
-            if len(values) < num_values:
-                values = np.empty(num_values, np.float32)
-            self._add_products(image, values[:num_values])
+            if len(values) != _BLOCKS * _block(image):
+                values = np.empty(_BLOCKS * _block(image), np.float32)
+            self._add_products(image, values)
             if part is not None:
                 part += image
                 in_part += 1
@@ -63,17 +63,20 @@ class PixelSums:
             part[...] = 0
 
     def _add_products(self, image: np.ndarray, values: np.ndarray) -> None:
-        """Add what does not need the places of pixels; `values` is memory for whole blocks."""
-        channels = image.shape[-1]
-        values[: image.size] = image.reshape(-1)
-        values[image.size :] = 0  # adds nothing
-        blocks = values.reshape(-1, _ROWS, _PIXELS_IN_ROW * channels)
-        pairs = np.matmul(blocks.transpose(0, 2, 1), blocks).sum(axis=0, dtype=np.float64)  # below 2**53: exact
+        """Add what does not need the places of pixels; `values` is memory for some blocks, which stays in the cache."""
+        channels, flat = image.shape[-1], image.reshape(-1)
+        width = _PIXELS_IN_ROW * channels
+        pairs, totals = np.zeros((width, width)), np.zeros(width)
+        for start in range(0, len(flat), len(values)):
+            part = flat[start : start + len(values)]
+            num_blocks = -(-len(part) // _block(image))
+            values[: len(part)] = part
+            values[len(part) : num_blocks * _block(image)] = 0  # adds nothing
+            blocks = values[: num_blocks * _block(image)].reshape(num_blocks, _ROWS, width)
+            pairs += np.matmul(blocks.transpose(0, 2, 1), blocks).sum(axis=0, dtype=np.float64)  # below 2**53: exact
+            totals += np.ones(num_blocks * _ROWS, np.float32) @ blocks.reshape(-1, width)  # below 2**24: exact too
         self.products += np.einsum("aiaj->ij", pairs.reshape(_PIXELS_IN_ROW, channels, -1, channels)).astype(np.int64)
-        for start in range(0, len(blocks), _ROWS):
-            rows = blocks[start : start + _ROWS].reshape(-1, _PIXELS_IN_ROW * channels)
-            sums = np.ones(len(rows), np.float32) @ rows  # below 2**24: exact too
-            self.total += sums.reshape(_PIXELS_IN_ROW, channels).sum(axis=0, dtype=np.float64).astype(np.int64)
+        self.total += totals.reshape(_PIXELS_IN_ROW, channels).sum(axis=0).astype(np.int64)
         self.count += image.size // channels
 
     def statistics(self) -> Statistics:
