@@ -152,6 +152,10 @@ def test_ctrl_c_releases_waiting_and_working_ranks() -> None:
             released[comm.rank] = str(error)
             raise
 
-    with pytest.raises(KeyboardInterrupt):
-        run_ranks(2, fn)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_ranks(2, fn)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert released == dict.fromkeys(range(2), "the main thread was interrupted")
