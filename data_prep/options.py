@@ -66,6 +66,11 @@ class Options:
             raise ValueError(f"--val-fraction is {self.val_fraction}; choose a number between 0 and 1")
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise ValueError(f"--quality is {self.quality}; choose 1 to 100")
+        if self.val is not None and self.val.resolve() == self.source.resolve():
+            raise ValueError(
+                f"--val is SOURCE itself, {self.source}; leave it out where SOURCE has validation images, or give "
+                "--val-fraction"
+            )
         exclusive = [("val", "val_fraction"), ("shards", "images_per_shard")]
         exclusive += [("keep_original", name) for name in ("size", "crop", "quality")]
         for first, second in exclusive:

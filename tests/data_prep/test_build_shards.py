@@ -259,3 +259,9 @@ def test_wrong_options_are_explained_in_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_source_does_not_validate_itself(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(source, tmp_path / "out", "--val", source) == 2
+    assert f"--val is SOURCE itself, {source}; leave it out" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
