@@ -19,9 +19,9 @@ from owt_mpi.backends.select import select_backend
 from owt_mpi.backends.threads import default_num_threads
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.guard import USAGE_ERROR, CollectiveExit, agree, run_command
-from owt_mpi.comm.placement import local_rank, ranks_sharing_cores
+from owt_mpi.comm.placement import local_rank
 from owt_mpi.comm.serial import SerialCommunicator
-from owt_mpi.comm.threads import run_ranks
+from owt_mpi.comm.start import on_ranks
 from owt_mpi.comm.transport import Transport, open_transport
 from owt_mpi.command_line import parse_options, usage_errors
 from owt_mpi.data.loader import Batch
@@ -80,15 +80,20 @@ def main() -> int:
         options = parse_options(BenchOptions(), sys.argv[1:], "python -m owt_mpi.bench", DESCRIPTION)
         options.check()
         find_builder(options.model)
-    if options.virtual_ranks:
-        num_ranks = options.virtual_ranks
-        run_ranks(num_ranks, lambda comm: run_bench(options, comm, num_ranks, "none: ranks are threads"))
-        return 0
-    from owt_mpi.comm.mpi import library, world  # MPI starts here, not where --help or virtual ranks are all
-
-    comm: Communicator = world()
-    run_bench(options, comm, ranks_sharing_cores(comm), library())
+    on_ranks(
+        options.virtual_ranks,
+        lambda world, sharing: run_bench(options, world, sharing, _library(is_mpi=not options.virtual_ranks)),
+    )
     return 0
+
+
+def _library(is_mpi: bool) -> str:
+    """Return what moves arrays between the ranks."""
+    if not is_mpi:
+        return "none: ranks are threads"
+    from owt_mpi.comm.mpi import library  # which has started by now
+
+    return library()
 
 
 def run_bench(options: BenchOptions, world: Communicator, ranks_sharing_cores: int, mpi: str) -> Report:

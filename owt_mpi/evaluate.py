@@ -2,11 +2,8 @@
 
 import sys
 
-from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.guard import run_command
-from owt_mpi.comm.placement import ranks_sharing_cores
-from owt_mpi.comm.serial import SerialCommunicator
-from owt_mpi.comm.threads import run_ranks
+from owt_mpi.comm.start import on_ranks
 from owt_mpi.command_line import parse_options, usage_errors
 from owt_mpi.evaluation.options import EvaluateOptions
 from owt_mpi.evaluation.run import run_evaluation
@@ -27,16 +24,7 @@ def main() -> int:
     with usage_errors():
         options = parse_options(EvaluateOptions(), sys.argv[1:], "python -m owt_mpi.evaluate", DESCRIPTION)
         options.check()
-    num_ranks = options.ranks.virtual_ranks
-    if num_ranks:
-        run_ranks(num_ranks, lambda comm: run_evaluation(options, comm, num_ranks))
-        return 0
-    from owt_mpi.comm.mpi import world  # MPI starts here, not where --help or virtual ranks are all that is asked
-
-    comm: Communicator = world()
-    if comm.size == 1:
-        comm = SerialCommunicator()
-    run_evaluation(options, comm, ranks_sharing_cores(comm))
+    on_ranks(options.ranks.virtual_ranks, lambda world, sharing: run_evaluation(options, world, sharing))
     return 0
 
 

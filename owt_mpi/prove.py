@@ -15,8 +15,7 @@ from owt_mpi.backends.select import select_backend
 from owt_mpi.backends.threads import default_num_threads
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.guard import USAGE_ERROR, CollectiveExit, agree, run_command
-from owt_mpi.comm.placement import ranks_sharing_cores
-from owt_mpi.comm.threads import run_ranks
+from owt_mpi.comm.start import on_ranks
 from owt_mpi.command_line import parse_options, usage_errors
 from owt_mpi.nn.model import InputSpec
 from owt_mpi.nn.models import find_builder
@@ -138,14 +137,7 @@ def main() -> int:
         options = parse_options(ProveOptions(), sys.argv[1:], "python -m owt_mpi.prove", DESCRIPTION)
         options.check()
         find_builder(options.model)
-    if options.virtual_ranks:
-        num_ranks = options.virtual_ranks
-        run_ranks(num_ranks, lambda comm: run_proof(options, comm, num_ranks))
-        return 0
-    from owt_mpi.comm.mpi import world  # MPI starts here, not where --help or virtual ranks are all that is asked
-
-    comm: Communicator = world()
-    run_proof(options, comm, ranks_sharing_cores(comm))
+    on_ranks(options.virtual_ranks, lambda world, sharing: run_proof(options, world, sharing))
     return 0
 
 

@@ -3,11 +3,8 @@
 import sys
 from dataclasses import replace
 
-from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.guard import run_command
-from owt_mpi.comm.placement import ranks_sharing_cores
-from owt_mpi.comm.serial import SerialCommunicator
-from owt_mpi.comm.threads import run_ranks
+from owt_mpi.comm.start import on_ranks
 from owt_mpi.command_line import parse_options, usage_errors
 from owt_mpi.config import Config
 from owt_mpi.preset_files import load_preset, preset_names, with_one_batch
@@ -29,21 +26,8 @@ def main() -> int:
     """Parse the command line, train, and return the exit code."""
     config = parse(sys.argv[1:])
     with heeding_signals(config.run.max_minutes):
-        _train(config)
+        on_ranks(config.parallel.virtual_ranks, lambda world, sharing: run_training(config, world, sharing))
     return 0
-
-
-def _train(config: Config) -> None:
-    if config.parallel.virtual_ranks:
-        num_ranks = config.parallel.virtual_ranks
-        run_ranks(num_ranks, lambda comm: run_training(config, comm, ranks_sharing_cores=num_ranks))
-        return
-    from owt_mpi.comm.mpi import world  # MPI starts here, not where --help or virtual ranks are all that is asked
-
-    comm: Communicator = world()
-    if comm.size == 1:
-        comm = SerialCommunicator()
-    run_training(config, comm, ranks_sharing_cores(comm))
 
 
 def parse(arguments: list[str]) -> Config:
