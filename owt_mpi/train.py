@@ -8,8 +8,8 @@ from owt_mpi.comm.start import on_ranks
 from owt_mpi.command_line import parse_options, usage_errors
 from owt_mpi.config import Config
 from owt_mpi.preset_files import load_preset, preset_names, with_one_batch
-from owt_mpi.stopping import heeding_signals
-from owt_mpi.training_run import run_training
+from owt_mpi.training.run import run_training
+from owt_mpi.training.stopping import heeding_signals
 
 DESCRIPTION = """Train a convolutional network on many ranks: data parallelism in its convolutional trunk, model
 parallelism in its fully connected head.

@@ -16,7 +16,7 @@ from owt_mpi.memory_check import MemoryReport, Room, peak_resident_bytes, report
 from owt_mpi.memory_forecast import MemoryForecast
 from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.parallel_options import ParallelOptions
-from owt_mpi.training_run import run_training
+from owt_mpi.training.run import run_training
 from tests.tiny import tiny_model
 
 PARTS = {"weights": 2_000_000}, {"head": {"exchange": 1_000_000, "update": 0}}

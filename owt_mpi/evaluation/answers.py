@@ -31,9 +31,9 @@ from owt_mpi.evaluation.network import (
 )
 from owt_mpi.evaluation.outcomes import scores_of
 from owt_mpi.evaluation.outputs import outputs_of
-from owt_mpi.run_checkpoints import named_checkpoint
-from owt_mpi.run_setup import agreed, build_model, make_plan, open_backend
 from owt_mpi.trainer import Trainer
+from owt_mpi.training.checkpoints import named_checkpoint
+from owt_mpi.training.setup import agreed, build_model, make_plan, open_backend
 
 _ROWS = 32  # images that are in memory together
 _LARGEST_FILE = 1 << 30

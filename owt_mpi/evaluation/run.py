@@ -38,11 +38,11 @@ from owt_mpi.evaluation.outcomes import Outcomes, columns_of
 from owt_mpi.evaluation.outputs import Layer, find_layer, outputs_of
 from owt_mpi.evaluation.report import Report, write_json, write_npz
 from owt_mpi.evaluation.sample_names import all_names, names_of
-from owt_mpi.run_checkpoints import named_checkpoint
-from owt_mpi.run_setup import agreed, build_model, make_plan, open_backend
 from owt_mpi.spans import about
 from owt_mpi.trainer import Trainer
-from owt_mpi.training_data import open_split
+from owt_mpi.training.checkpoints import named_checkpoint
+from owt_mpi.training.data import open_split
+from owt_mpi.training.setup import agreed, build_model, make_plan, open_backend
 
 Say = Callable[[str], None]
 

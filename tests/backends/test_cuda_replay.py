@@ -20,7 +20,7 @@ from owt_mpi.optim import MomentumSGD
 from owt_mpi.parallel.grad_sync import AllReduceSync
 from owt_mpi.parallel.layout import Plan
 from owt_mpi.parallel_options import ParallelOptions
-from owt_mpi.training_run import run_training
+from owt_mpi.training.run import run_training
 from owt_mpi.trunk_pass import TrunkPass, check_replayable
 from tests.fake_cupy import RACES
 from tests.parallel.chain import TwoAlike

@@ -19,7 +19,7 @@ from owt_mpi.config import BatchOptions, Config, DataOptions, ModelOptions, RunO
 from owt_mpi.parallel.layout import Plan
 from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.trainer import NonFiniteLoss
-from owt_mpi.training_run import run_training
+from owt_mpi.training.run import run_training
 from tests.fake_cupy import RACES, RaceError
 from tests.test_precision import HALF, train_with_an_overflow
 from tests.thread_patch import patched_in_thread

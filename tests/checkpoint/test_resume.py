@@ -15,8 +15,8 @@ from owt_mpi.comm.threads import run_ranks
 from owt_mpi.config import Config, OptimizerOptions
 from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.parallel_options import ParallelOptions
-from owt_mpi.resume import restore_momentum, snapshot_parts
 from owt_mpi.trainer import Trainer
+from owt_mpi.training.resume import restore_momentum, snapshot_parts
 from tests.tiny import GLOBAL_BATCH, global_batch, largest_difference, part_of, tiny_model
 
 STOP, END = 5, 9

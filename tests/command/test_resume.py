@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from owt_mpi.checkpoint.weights import read_weights
-from owt_mpi.run_checkpoints import Every, parse_every
+from owt_mpi.training.checkpoints import Every, parse_every
 from tests.command.test_train import TRAIN, options, records_of, train_alone
 from tests.mpi_run import REPO_ROOT, Result
 

@@ -13,7 +13,7 @@ import pytest
 from owt_mpi.checkpoint.weights import read_weights
 from owt_mpi.config import Config, ModelOptions, RunOptions
 from owt_mpi.preset_files import load_preset
-from owt_mpi.run_folder import _new_run_dir
+from owt_mpi.training.folder import _new_run_dir
 from tests.mpi_run import REPO_ROOT, Result
 
 Run = Callable[..., Result]
@@ -204,7 +204,7 @@ def test_the_package_lists_its_commands():
 
 def test_runs_that_start_in_the_same_second_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("owt_mpi.run_folder.time.strftime", lambda _: "20260101-000000")
+    monkeypatch.setattr("owt_mpi.training.folder.time.strftime", lambda _: "20260101-000000")
     names = [_new_run_dir(Config(run=RunOptions(preset="demo"))).name for _ in range(3)]
     assert names == ["demo-20260101-000000", "demo-20260101-000000-2", "demo-20260101-000000-3"]
     own = Config(model=ModelOptions(model="/some/where/nets.py:wide"), run=RunOptions(preset="/old/config.toml"))

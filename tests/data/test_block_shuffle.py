@@ -8,7 +8,7 @@ from owt_mpi.config import Config, DataOptions
 from owt_mpi.data.block_shuffle import BlockShuffle
 from owt_mpi.data.readers import SyntheticReader
 from owt_mpi.data.sampler import TrainPlan, rank_rows
-from owt_mpi.training_data import make_loaders
+from owt_mpi.training.data import make_loaders
 
 BLOCKS = BlockShuffle(block=5, buffer=60)
 NUM_SAMPLES, BATCH = 1009, 12  # neither is a multiple of the block, nor is one of the other

@@ -12,7 +12,7 @@ from owt_mpi.data.jpeg_reader import JpegReader
 from owt_mpi.data.manifest import DataError
 from owt_mpi.data.readers import Reader
 from owt_mpi.data.shard_format import ShardReader
-from owt_mpi.training_data import fill_cache, open_readers
+from owt_mpi.training.data import fill_cache, open_readers
 from tests.data.test_jpeg_reader import encoded_folder, images
 
 __all__ = ["encoded_folder", "images"]  # fixtures

@@ -20,7 +20,7 @@ import os
 import time
 from pathlib import Path
 from owt_mpi.comm.launcher import launcher_rank
-from owt_mpi.stopping import wish_to_stop
+from owt_mpi.training.stopping import wish_to_stop
 HERE = Path(__file__).parent
 class Gate(Module):
     def forward(self, x, ctx):

@@ -7,10 +7,10 @@ from owt_mpi.backends.select import select_backend
 from owt_mpi.comm.half import carrying_halves
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.config import Config
-from owt_mpi.drift import DriftError, check_same_weights
 from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.trainer import Trainer
+from owt_mpi.training.drift import DriftError, check_same_weights
 from tests.tiny import GLOBAL_BATCH, global_batch, part_of, tiny_model
 
 FC4 = "head.fc4.weight"

@@ -11,10 +11,10 @@ from owt_mpi.checkpoint.format import CheckpointError, CheckpointManifest
 from owt_mpi.checkpoint.reader import first_damage, newest_whole
 from owt_mpi.checkpoint.saver import CheckpointSaver, Snapshot
 from owt_mpi.comm.base import Communicator
-from owt_mpi.drift import check_same_weights
-from owt_mpi.resume import snapshot_parts
 from owt_mpi.score import Score
 from owt_mpi.trainer import Trainer
+from owt_mpi.training.drift import check_same_weights
+from owt_mpi.training.resume import snapshot_parts
 
 NO_VALIDATION = -1.0
 

@@ -11,7 +11,7 @@ from owt_mpi.config import Config, DataOptions, ModelOptions, RunOptions
 from owt_mpi.data.augment import RandomViews, colour_noise
 from owt_mpi.data.readers import SyntheticReader
 from owt_mpi.parallel_options import ParallelOptions
-from owt_mpi.training_data import Data, make_loaders
+from owt_mpi.training.data import Data, make_loaders
 
 READER, VALIDATION = (SyntheticReader(20, (9, 8, 3), 4, seed) for seed in (1, 2))
 CONFIG = Config(

@@ -14,8 +14,8 @@ from owt_mpi.config import Config, OptimizerOptions
 from owt_mpi.nn.module import Context
 from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.parallel_options import ParallelOptions
-from owt_mpi.several_views import tally_of_views
 from owt_mpi.trainer import Trainer
+from owt_mpi.training.several_views import tally_of_views
 from tests.cuda_backend import cuda_backend
 from tests.tiny import GLOBAL_BATCH, SPEC, global_batch, part_of, tiny_model
 

@@ -10,17 +10,17 @@ from owt_mpi.comm.guard import CollectiveExit
 from owt_mpi.comm.ledger import flow_rows
 from owt_mpi.config import Config
 from owt_mpi.data.loader import Loader
-from owt_mpi.drift import DriftError, check_same_weights
 from owt_mpi.metrics import Reporter
 from owt_mpi.optim import schedule_factor
 from owt_mpi.parallel.head_update import HeadSchedule, head_update_of
-from owt_mpi.run_checkpoints import Position, RunCheckpoints
 from owt_mpi.score import Score, Wishes
-from owt_mpi.several_views import tally_of_views
-from owt_mpi.stopping import STOPPED, wish_to_stop
 from owt_mpi.trace import Tracer
 from owt_mpi.trainer import NonFiniteLoss, Trainer
-from owt_mpi.training_data import Data
+from owt_mpi.training.checkpoints import Position, RunCheckpoints
+from owt_mpi.training.data import Data
+from owt_mpi.training.drift import DriftError, check_same_weights
+from owt_mpi.training.several_views import tally_of_views
+from owt_mpi.training.stopping import STOPPED, wish_to_stop
 
 
 @dataclass

@@ -26,8 +26,11 @@ from owt_mpi.metrics import Reporter
 from owt_mpi.nn.model import Model
 from owt_mpi.parallel.head_update import HeadSchedule, parse_head_update
 from owt_mpi.parallel.layout import Layout, images_per_rank, make_layout
-from owt_mpi.resume import restore_momentum
-from owt_mpi.run_checkpoints import (
+from owt_mpi.stragglers import rank_lines
+from owt_mpi.summary import print_summary, summarise
+from owt_mpi.trace import Tracer
+from owt_mpi.trainer import Trainer
+from owt_mpi.training.checkpoints import (
     NO_VALIDATION,
     DataState,
     Position,
@@ -37,14 +40,11 @@ from owt_mpi.run_checkpoints import (
     parse_every,
     position_of,
 )
-from owt_mpi.run_folder import make_run_dir, write_description
-from owt_mpi.run_setup import agreed, build_model, make_plan, open_backend
-from owt_mpi.stragglers import rank_lines
-from owt_mpi.summary import print_summary, summarise
-from owt_mpi.trace import Tracer
-from owt_mpi.trainer import Trainer
-from owt_mpi.training_data import Data, data_facts, fill_cache, make_loaders, open_readers
-from owt_mpi.training_loop import TrainingLoop, num_steps
+from owt_mpi.training.data import Data, data_facts, fill_cache, make_loaders, open_readers
+from owt_mpi.training.folder import make_run_dir, write_description
+from owt_mpi.training.loop import TrainingLoop, num_steps
+from owt_mpi.training.resume import restore_momentum
+from owt_mpi.training.setup import agreed, build_model, make_plan, open_backend
 from owt_mpi.trunk_pass import describe_replay
 
 
