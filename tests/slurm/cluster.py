@@ -88,6 +88,7 @@ class Cluster:
     def __init__(self, folder: Path, num_nodes: int = 2, num_gpus: int = 2) -> None:
         self.folder, self.nodes = folder, [f"n{number}" for number in range(1, num_nodes + 1)]
         self._num_gpus, self._daemons = num_gpus, {}
+        self._let_go_on: set[tuple[str, str]] = set()  # jobs that were told to go on, and in which life
         inherited = {name: text for name, text in os.environ.items() if not name.startswith(("SLURM", "PMI", "OMPI"))}
         # every process of the cluster, its jobs' included, inherits the second variable and is found by it in the end
         self.env = {**inherited, "SLURM_CONF": f"{folder}/slurm.conf", "OWT_MPI_TEST_CLUSTER": str(folder)}
@@ -164,14 +165,18 @@ class Cluster:
         return "\n".join(f"--- {log.name}\n{log.read_text()[-2000:]}" for log in sorted(self.folder.glob("*.log")))
 
     def _is_over(self, job: str) -> bool:
-        """Return whether a job has ended; let it start at once where SLURM lets it wait, having been requeued.
+        """Return whether a job has ended; let it start soon where SLURM lets it wait two minutes, having been requeued.
 
-        At once, but not while something of the job's first life is there: SLURM waits two minutes for good reasons.
+        Not while something of the job's first life is there, and not within the second of its end: a node counts in
+        whole seconds, and takes permission that is as old as the end of the first life for that life's ("Job already
+        killed, do not launch batch job"). A job that is pending, not completing any more, has ended on every node.
         """
         facts = self.facts(job)
         waits = facts["Restarts"] != "0" and facts["JobState"] == "PENDING" and facts["Reason"] == "BeginTime"
-        if waits and not self._is_there(job):
-            self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+        life = job, facts["Restarts"]
+        if waits and life not in self._let_go_on and not self._is_there(job):
+            self.run("scontrol", "update", f"JobId={job}", "StartTime=now+1")
+            self._let_go_on.add(life)  # once, or its start would be put off for ever
         return facts["JobState"] in ENDED
 
     @property
