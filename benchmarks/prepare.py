@@ -3,7 +3,8 @@
 Bare: processes that have the files in memory decode them with Pillow, resize the short side, cut out the centre, and
 drop the pixels. Ours: `data_prep.build_shards`, which resizes nothing that is cut off, one decoding process a rank,
 with all that a build does besides: reading, sums, hashes, writing, synchronising; its time is the one that it prints,
-without its start. Either has as many cores as processes. Both take turns.
+without its start. Either has as many cores as processes. Both take turns. A shard is finished while the next is made,
+but for a rank's last: as one of hundreds it does not count, so a short build has small shards.
 """
 
 import io
@@ -42,6 +43,8 @@ class Options:
     """How often each is taken: a build of some seconds."""
     size: int = 256
     """Side of the stored images."""
+    images_per_shard: int = 250
+    """Images of a shard."""
     ranks: tuple[int, ...] = (1, 2)
     """Numbers of ranks, and of bare processes beside them."""
     repeats: int = 5
@@ -135,7 +138,7 @@ def _build(archive: Path, out: Path, num_ranks: int, options: Options) -> float:
     summary = out.with_name("summary.json")
     command = [
         sys.executable, "-m", "data_prep.build_shards", str(archive), str(out), "--size", str(options.size),
-        "--workers", "1", "--shards", str(2 * num_ranks), "--overwrite", "--json", str(summary),
+        "--workers", "1", "--images-per-shard", str(options.images_per_shard), "--overwrite", "--json", str(summary),
     ]  # fmt: skip
     env: dict[str, str] = dict(ONE_THREAD)
     if num_ranks > 1:

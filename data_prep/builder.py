@@ -15,6 +15,8 @@ from owt_mpi.data.shard_record import read_record
 from owt_mpi.data.shard_writer import SampleRecord, ShardWriter
 from owt_mpi.disk import sha256_of
 
+_ASK_BEFORE = 2  # chunks before a shard's end: rank 0 answers at the end of one of its own
+
 
 class _Shard:
     """A shard under way."""
@@ -91,7 +93,11 @@ def build_share(
                 finishing[number] = finisher.submit(_entry_of, out / plan.shard(number).file, len(plan.class_names))
                 continue
             under_way[number] = _Shard(out, plan.task(number), plan.skip_errors)
-            yield from ((number, chunk) for chunk in under_way[number].chunks())
+            of_shard = list(under_way[number].chunks())
+            for index, chunk in enumerate(of_shard):
+                if index + _ASK_BEFORE >= len(of_shard):
+                    queue.ask()
+                yield number, chunk
 
     try:
         with ThreadPoolExecutor(1) as finisher:

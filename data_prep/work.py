@@ -1,7 +1,8 @@
 """Shards are handed out to ranks one by one, as they ask: a slow rank does not hold the others up.
 
-Rank 0 hands out, and works too; it looks for messages whenever it reports its own progress. It is told of all ranks'
-progress, and when one fails it stops the others.
+Rank 0 hands out, and works too; it looks for messages whenever it reports its own progress, so the others ask before
+they need an answer, and begin with the shard of their own number. It is told of all ranks' progress, and when one fails
+it stops the others.
 """
 
 import time
@@ -26,19 +27,29 @@ class WorkQueue:
     def __init__(self, mailbox: Mailbox, count: int, show: Callable[[int, int], object]) -> None:
         self._mailbox = mailbox
         self._show = show
-        self._left = iter(range(count))
+        self._first = mailbox.rank if mailbox.rank < count else None
+        self._left = iter(range(mailbox.size, count))
         self._at_work = set(range(1, mailbox.size)) if mailbox.rank == 0 else set()
         self._stopped = False
+        self._has_asked = False
         self._answers: list[Any] = []
+
+    def ask(self) -> None:
+        """Ask for what the next `take` will return, so that it need not wait."""
+        if self._mailbox.rank > 0 and not self._has_asked:
+            self._has_asked = True
+            self._mailbox.send(0, ("take",))
 
     def take(self) -> int | None:
         """Return the next number, None if there is none left. Stopped if another rank has failed."""
-        if self._mailbox.rank == 0:
+        if self._first is not None or self._mailbox.rank == 0:
             self._serve()
             self._check()
-            return next(self._left, None)
-        self._mailbox.send(0, ("take",))
+            first, self._first = self._first, None
+            return next(self._left, None) if first is None else first
+        self.ask()
         number: int | None = self._wait_for("number")[1]
+        self._has_asked = False
         return number
 
     def report(self, images: int, rejected: int) -> None:

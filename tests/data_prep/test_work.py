@@ -82,6 +82,30 @@ def test_a_rank_that_is_held_up_does_not_hold_the_others_up() -> None:
     assert len(taken[0]) == 11
 
 
+def test_ranks_begin_before_rank_0_listens_and_ask_ahead() -> None:
+    has_begun, has_asked, is_answered = threading.Event(), threading.Event(), threading.Event()
+
+    def work(rank: int, work_queue: WorkQueue) -> bool:
+        if rank == 0:
+            assert has_begun.wait(30)  # rank 0 has answered nothing yet
+            assert work_queue.take() == 0
+            assert has_asked.wait(30)
+            work_queue.report(1, 0)
+            is_answered.set()
+            assert work_queue.take() == 3
+            return False
+        assert work_queue.take() == 1
+        work_queue.ask()
+        work_queue.ask()  # asks no second time
+        has_begun.set()
+        has_asked.set()
+        assert is_answered.wait(30)
+        assert work_queue.take() == 2
+        return False
+
+    run_ranks(2, 5, work)
+
+
 @pytest.mark.parametrize("failing", [0, 2])
 def test_all_ranks_stop_when_one_fails(failing: int) -> None:
     stopped: list[int] = []
