@@ -30,7 +30,7 @@ _MOST = 0.9  # of the memory that is free: what trains needs some too
 
 
 class Part(Protocol):
-    """A uint8 array, or what reads one along its first axis: a memory map, a FileArray, an HDF5 dataset."""
+    """A uint8 array, or what reads one along its first axis: a memory map, a FileArray, a ChunkedArray."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,27 +1,28 @@
 """One shard file: opened, with everything in it checked against the manifest but the images themselves."""
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from owt_mpi.data.file_array import FileArray
 from owt_mpi.data.manifest import REBUILD, DataError, Manifest, ShardEntry, check_version
 from owt_mpi.data.read_ahead import will_need
+from owt_mpi.plain_hdf5.arrays import FileArray
+from owt_mpi.plain_hdf5.reader import Array, PlainHdf5
+from owt_mpi.plain_hdf5.source import Hdf5Error
 
 IMAGE_DTYPE = np.dtype(np.uint8)
 LABEL_DTYPE = np.dtype("<i4")
 SIZE_DTYPE = np.dtype("<i4")  # of a pair (h, w)
 COUNT_DTYPE = np.dtype("<i8")  # of offsets and sums
-H5PY_ERRORS = (OSError, KeyError, RuntimeError, TypeError, AttributeError, ValueError)  # what it makes of damage inside
 
 
 @dataclass(frozen=True)
 class OpenShard:
-    """An open shard: `images` is a memory map, a FileArray, or an h5py dataset where it is chunked or compressed.
+    """An open shard: `images` is a memory map, a FileArray, or a ChunkedArray where it is chunked or compressed.
 
     Raw images are (n, h, w, c). Of jpeg storage they are the bytes of all files, and file i is
     images[offsets[i] : offsets[i + 1]].
@@ -31,27 +32,24 @@ class OpenShard:
     labels: np.ndarray
     sizes: np.ndarray  # (n, 2)
     offsets: np.ndarray | None
-    file: Any  # what must stay open for `images`, or None
-    descriptor: int | None = None  # of the file where `images` are plain bytes in it, at `start`
-    start: int = 0
+    file: PlainHdf5 | None  # None where `images` are a copy
+    start: int | None = None  # of `images` in the file where they are plain bytes in it
 
     def will_need(self, rows: np.ndarray) -> None:
         """Have the images of `rows` (rising) brought into memory, where that is any use."""
-        if self.descriptor is None:
+        if self.file is None or self.start is None:
             return
         if self.offsets is None:
             row_bytes = int(np.prod(self.images.shape[1:]))
             starts, stops = rows * row_bytes, (rows + 1) * row_bytes
         else:
             starts, stops = self.offsets[rows], self.offsets[rows + 1]
-        will_need(self.descriptor, self.start + starts, self.start + stops)
+        will_need(self.file.descriptor, self.start + starts, self.start + stops)
 
     def close(self) -> None:
         """Give the file back."""
         if self.file is not None:
             self.file.close()
-        if self.descriptor is not None:
-            os.close(self.descriptor)
 
 
 def open_shard(
@@ -63,48 +61,48 @@ def open_shard(
     """
     if not path.is_file():
         raise DataError(f"{path} is missing; copy the whole folder, or {REBUILD}")
+    with naming(path):
+        file = PlainHdf5(path)
     try:
-        file = h5py.File(path, "r", locking=False)
+        with naming(path):
+            _check_attributes(path, file, place, manifest.storage)
+            labels = checked_array(path, file, "labels", (entry.count,), LABEL_DTYPE).read()
+            _check_labels(path, labels, entry, len(manifest.class_names))
+            if manifest.storage == "raw":
+                stored = checked_array(path, file, "images", (entry.count, *manifest.image_shape), IMAGE_DTYPE)
+                sizes = np.broadcast_to(np.array(stored.shape[1:3], SIZE_DTYPE), (entry.count, 2))
+                offsets = None
+            else:
+                offsets, sizes = _read_index(path, file, entry.count, manifest)
+                stored = checked_array(path, file, "bytes", (int(offsets[-1]),), IMAGE_DTYPE)
+        start = stored.offset if isinstance(stored, FileArray) else None
+        mapped = _map(path, start, stored.shape) if use_maps and start is not None else None
+        return OpenShard(stored if mapped is None else mapped, labels, sizes, offsets, file, start)
+    except BaseException:
+        file.close()
+        raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Make a DataError, with the file's name and the way out, of what is wrong with the structure of `path`."""
+    try:
+        yield
+    except Hdf5Error as error:
+        raise DataError(f"{path} {error}; {REBUILD}") from error
     except OSError as error:
-        raise DataError(f"{path} is truncated or not an HDF5 file ({error}); {REBUILD}") from error
-    keep = False
-    try:
-        _check_attributes(path, file, place, manifest.storage)
-        labels: np.ndarray = checked_dataset(path, file, "labels", (entry.count,), LABEL_DTYPE)[:]
-        _check_labels(path, labels, entry, len(manifest.class_names))
-        if manifest.storage == "raw":
-            images = checked_dataset(path, file, "images", (entry.count, *manifest.image_shape), IMAGE_DTYPE)
-            sizes = np.broadcast_to(np.array(images.shape[1:3], SIZE_DTYPE), (entry.count, 2))
-            offsets = None
-        else:
-            offsets, sizes = _read_index(path, file, entry.count, manifest)
-            images = checked_dataset(path, file, "bytes", (int(offsets[-1]),), IMAGE_DTYPE)
-        shape, place_in_file = images.shape, images.id.get_offset()
-        if place_in_file is None:
-            keep = True
-            return OpenShard(images, labels, sizes, offsets, file)
-    except H5PY_ERRORS as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); {REBUILD}") from error
-    finally:
-        if not keep:
-            file.close()
-    if path.stat().st_size < place_in_file + int(np.prod(shape)):
-        raise DataError(f"{path} is truncated: {path.stat().st_size} bytes; {REBUILD}")
-    mapped = _map(path, place_in_file, shape) if use_maps else None
-    read = FileArray(path, place_in_file, shape) if mapped is None else None
-    images = read if mapped is None else mapped
-    return OpenShard(images, labels, sizes, offsets, read, os.open(path, os.O_RDONLY), place_in_file)
+        raise DataError(f"{path} cannot be read ({error}); {REBUILD}") from error
 
 
-def _check_attributes(path: Path, file: Any, place: tuple[str, int, int], storage: str) -> None:
-    check_version(path, file.attrs.get("format_version"))
-    split, index, num_shards = (file.attrs.get(name) for name in ("split", "shard", "num_shards"))
+def _check_attributes(path: Path, file: PlainHdf5, place: tuple[str, int, int], storage: str) -> None:
+    check_version(path, file.attributes.get("format_version"))
+    split, index, num_shards = (file.attributes.get(name) for name in ("split", "shard", "num_shards"))
     if (split, index, num_shards) != place:
         raise DataError(f"{path} is inside shard {index} of {num_shards} of split {split!r}; {REBUILD}")
-    if file.attrs.get("storage") != storage:
-        raise DataError(f"{path} has storage {file.attrs.get('storage')!r}, the manifest says otherwise; {REBUILD}")
+    if file.attributes.get("storage") != storage:
+        raise DataError(
+            f"{path} has storage {file.attributes.get('storage')!r}, the manifest says otherwise; {REBUILD}"
+        )
 
 
 def _map(path: Path, offset: int, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -115,10 +113,10 @@ def _map(path: Path, offset: int, shape: tuple[int, ...]) -> np.ndarray | None:
         return None
 
 
-def _read_index(path: Path, file: Any, count: int, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+def _read_index(path: Path, file: PlainHdf5, count: int, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     """Return where the encoded files are in `bytes`, (n + 1,), and the sizes (n, 2) of their images."""
-    offsets: np.ndarray = checked_dataset(path, file, "offsets", (count + 1,), COUNT_DTYPE)[:]
-    sizes: np.ndarray = checked_dataset(path, file, "sizes", (count, 2), SIZE_DTYPE)[:]
+    offsets = checked_array(path, file, "offsets", (count + 1,), COUNT_DTYPE).read()
+    sizes = checked_array(path, file, "sizes", (count, 2), SIZE_DTYPE).read()
     if offsets[0] != 0 or (np.diff(offsets) < 1).any():
         raise DataError(f"{path}: its offsets do not rise from 0; {REBUILD}")
     expected = manifest.image_shape[:2]
@@ -127,16 +125,12 @@ def _read_index(path: Path, file: Any, count: int, manifest: Manifest) -> tuple[
     return offsets, sizes
 
 
-def checked_dataset(path: Path, file: Any, name: str, shape: tuple[int | None, ...], dtype: np.dtype[Any]) -> Any:
-    """Return a dataset of an open file. DataError unless it is there and of this shape and type."""
-    if name not in file:
-        raise DataError(f"{path} has no dataset {name!r}; {REBUILD}")
-    dataset = file[name]
-    if dataset.shape != shape or dataset.dtype != dtype:
-        raise DataError(
-            f"{path}: {name} is {dataset.dtype} {dataset.shape}, the manifest says {dtype} {shape}; {REBUILD}"
-        )
-    return dataset
+def checked_array(path: Path, file: PlainHdf5, name: str, shape: tuple[int | None, ...], dtype: np.dtype[Any]) -> Array:
+    """Return a dataset of an open file. DataError or Hdf5Error unless it is there and of this shape and type."""
+    array = file.array(name)
+    if array.shape != shape or array.dtype != dtype:
+        raise DataError(f"{path}: {name} is {array.dtype} {array.shape}, the manifest says {dtype} {shape}; {REBUILD}")
+    return array
 
 
 def _check_labels(path: Path, labels: np.ndarray, entry: ShardEntry, num_classes: int) -> None:

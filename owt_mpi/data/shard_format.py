@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from owt_mpi.data.decode import Crew
-from owt_mpi.data.file_array import FileArray
-from owt_mpi.data.manifest import REBUILD, DataError, Manifest, Statistics
+from owt_mpi.data.manifest import DataError, Manifest, Statistics
 from owt_mpi.data.readers import check_indices
-from owt_mpi.data.shard_file import H5PY_ERRORS, IMAGE_DTYPE, OpenShard, checked_dataset, open_shard
+from owt_mpi.data.shard_file import IMAGE_DTYPE, OpenShard, checked_array, naming, open_shard
 from owt_mpi.data.windows import copy_window
+from owt_mpi.plain_hdf5.arrays import ChunkedArray, FileArray
+from owt_mpi.plain_hdf5.reader import PlainHdf5
 
 HASH_BYTES = 32
 MEAN_IMAGE = "mean_image"  # the dataset in STATISTICS_NAME
-_ACCESS: dict[type, str] = {type(None): "memory maps", FileArray: "reads", h5py.File: "h5py (slow)"}
+_ACCESS: dict[type, str] = {np.ndarray: "memory maps", FileArray: "reads", ChunkedArray: "chunks (slow)"}
 
 
 def shard_name(split: str, index: int, num_shards: int) -> str:
@@ -110,7 +110,7 @@ class ShardReader:
 
     def describe(self) -> str:
         """Return one line: where the data is, how much, and how it is read."""
-        kinds = Counter(_ACCESS[type(shard.file)] for shard in self._shards)
+        kinds = Counter(_ACCESS[type(shard.images)] for shard in self._shards)
         counted = ", ".join(f"{count} shards by {kind}" for kind, count in sorted(kinds.items()))
         how = counted if len(kinds) > 1 else next(iter(kinds))
         height, width, channels = self.manifest.image_shape
@@ -194,7 +194,7 @@ class ShardReader:
         """Read from these copies of the images of the first shards, and no longer from their files."""
         for number, copy in enumerate(copies):
             self._shards[number].close()
-            self._shards[number] = dataclasses.replace(self._shards[number], images=copy, file=None, descriptor=None)
+            self._shards[number] = dataclasses.replace(self._shards[number], images=copy, file=None)
 
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < self.num_samples:
@@ -215,11 +215,5 @@ def read_mean_image(folder: Path, manifest: Manifest) -> np.ndarray | None:
     if manifest.mean_image is None:
         return None
     path = folder / manifest.mean_image
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            mean: np.ndarray = checked_dataset(path, file, MEAN_IMAGE, manifest.image_shape, np.dtype("<f8"))[:]
-            return mean
-    except H5PY_ERRORS as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is missing or damaged ({type(error).__name__}: {error}); {REBUILD}") from error
+    with naming(path), PlainHdf5(path) as file:
+        return checked_array(path, file, MEAN_IMAGE, manifest.image_shape, np.dtype("<f8")).read()

@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from owt_mpi.data.manifest import REBUILD, DataError, OddFile, check_version
 from owt_mpi.data.pixel_sums import PixelSums
-from owt_mpi.data.shard_file import H5PY_ERRORS
+from owt_mpi.data.shard_file import COUNT_DTYPE, IMAGE_DTYPE, LABEL_DTYPE, naming
+from owt_mpi.plain_hdf5.reader import PlainHdf5
+from owt_mpi.plain_hdf5.source import Hdf5Error
 
 
 @dataclass(frozen=True)
@@ -34,26 +35,22 @@ class ShardRecord:
 def read_record(path: Path) -> ShardRecord:
     """Return what the shard `path` holds besides its images. DataError if it is no whole shard of this version."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            check_version(path, file.attrs.get("format_version"))
-            image = file["image_sum"][:] if "image_sum" in file else None
-            sums = PixelSums(
-                int(file["pixel_count"][()]), file["channel_sum"][:], file["channel_products"][:], image
-            )  # fmt: skip
+        with naming(path), PlainHdf5(path) as file:
+            check_version(path, file.attributes.get("format_version"))
             return ShardRecord(
-                split=str(file.attrs["split"]),
-                shard=int(file.attrs["shard"]),
-                num_shards=int(file.attrs["num_shards"]),
-                storage=str(file.attrs["storage"]),
-                source=str(file.attrs["source"]),
-                class_names=_strings(file["classes"]),
-                labels=file["labels"][:],
-                names=_strings(file["names"]),
-                source_sha256=file["source_sha256"][:],
-                sums=sums,
+                split=str(file.attributes["split"]),
+                shard=int(file.attributes["shard"]),
+                num_shards=int(file.attributes["num_shards"]),
+                storage=str(file.attributes["storage"]),
+                source=str(file.attributes["source"]),
+                class_names=_strings(file, "classes"),
+                labels=_array(file, "labels", LABEL_DTYPE, 1),
+                names=_strings(file, "names"),
+                source_sha256=_array(file, "source_sha256", IMAGE_DTYPE, 2),
+                sums=_read_sums(file),
                 odd_files=_read_odd_files(file),
             )
-    except H5PY_ERRORS as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is damaged ({type(error).__name__}: {error}); {REBUILD}") from error
@@ -65,10 +62,30 @@ def write_odd_files(file: Any, odd_files: Sequence[OddFile]) -> None:
     file["odd_files"] = np.frombuffer(text.encode(), np.uint8)
 
 
-def _read_odd_files(file: Any) -> tuple[OddFile, ...]:
-    content = json.loads(file["odd_files"][:].tobytes())
+def _read_sums(file: PlainHdf5) -> PixelSums:
+    count, total = _array(file, "pixel_count", COUNT_DTYPE, 0), _array(file, "channel_sum", COUNT_DTYPE, 1)
+    products = _array(file, "channel_products", COUNT_DTYPE, 2)
+    image = _array(file, "image_sum", COUNT_DTYPE, 3) if "image_sum" in file.names else None
+    if products.shape != 2 * total.shape or (image is not None and image.shape[2:] != total.shape):
+        raise Hdf5Error("has sums over other numbers of channels")
+    return PixelSums(int(count), total, products, image)
+
+
+def _read_odd_files(file: PlainHdf5) -> tuple[OddFile, ...]:
+    content = json.loads(_array(file, "odd_files", IMAGE_DTYPE, 1).tobytes())
     return tuple(OddFile(str(odd["name"]), str(odd["reason"]), str(odd["fate"])) for odd in content)
 
 
-def _strings(dataset: Any) -> tuple[str, ...]:
-    return tuple(text.decode() for text in dataset[:].tolist())
+def _strings(file: PlainHdf5, name: str) -> tuple[str, ...]:
+    texts = file.array(name).read()
+    if texts.ndim != 1 or texts.dtype.kind != "S":
+        raise Hdf5Error(f"has {name!r} of type {texts.dtype} with {texts.ndim} axes, and no texts")
+    return tuple(text.decode() for text in texts.tolist())
+
+
+def _array(file: PlainHdf5, name: str, dtype: np.dtype[Any], num_axes: int) -> np.ndarray:
+    """Return a whole dataset. Hdf5Error unless it is of that type and has so many axes."""
+    array = file.array(name)
+    if array.dtype != dtype or len(array.shape) != num_axes:
+        raise Hdf5Error(f"has {name!r} of type {array.dtype} and shape {array.shape}, not {dtype} with {num_axes} axes")
+    return array.read()

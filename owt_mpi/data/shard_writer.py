@@ -28,6 +28,7 @@ from owt_mpi.data.shard_file import COUNT_DTYPE, IMAGE_DTYPE, LABEL_DTYPE, SIZE_
 from owt_mpi.data.shard_format import MEAN_IMAGE, shard_name
 from owt_mpi.data.shard_record import write_odd_files
 from owt_mpi.disk import sha256_of, sync_file, sync_folder
+from owt_mpi.plain_hdf5.reader import LIBVER
 
 _COPY_BYTES = 1 << 22
 
@@ -191,7 +192,7 @@ class ShardWriter:
         raw = plan.storage == "raw"
         shape = (num_images, *plan.image_shape) if raw else (num_bytes,)
         with open(os.memfd_create("shard", os.MFD_CLOEXEC), "w+b", buffering=0) as memory:
-            with h5py.File(memory, "w") as file:
+            with h5py.File(memory, "w", libver=LIBVER) as file:
                 attributes = {
                     "format": FORMAT_NAME, "format_version": FORMAT_VERSION, "split": plan.split, "shard": plan.shard,
                     "num_shards": plan.num_shards, "storage": plan.storage, "source": plan.source,
@@ -237,7 +238,8 @@ class ShardWriter:
 
 def write_mean_image(folder: Path, mean: np.ndarray) -> str:
     """Write the mean of the training images (h, w, c), whole or not at all, and return the file's name."""
-    with h5py.File(STATISTICS_NAME, "w", driver="core", backing_store=False) as file:  # in memory, as shards are
+    in_memory = {"driver": "core", "backing_store": False}  # as shards are
+    with h5py.File(STATISTICS_NAME, "w", libver=LIBVER, **in_memory) as file:
         file[MEAN_IMAGE] = mean.astype("<f8")
         file.flush()
         content = file.id.get_file_image()

@@ -13,8 +13,9 @@ from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.data import cache
 from owt_mpi.data.cache import free_bytes, keep_in_memory
-from owt_mpi.data.file_array import FileArray
 from owt_mpi.data.manifest import DataError
+from owt_mpi.plain_hdf5.arrays import FileArray
+from owt_mpi.plain_hdf5.source import Source
 from tests.mpi_run import REPO_ROOT, Result
 
 PARTS = [np.arange(7 * 5, dtype=np.uint8).reshape(7, 5), np.full(9000, 77, np.uint8), np.full((3, 2), 5, np.uint8)]
@@ -69,9 +70,8 @@ def test_parts_are_copied_whatever_the_number_of_ranks(size: int, monkeypatch: p
 
 def test_what_is_read_piece_by_piece_is_kept_too(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abcdefghijkl")
-    part = FileArray(tmp_path / "file", 2, (4, 2))
+    part = FileArray(Source(tmp_path / "file"), 2, (4, 2), np.dtype(np.uint8))
     assert keep_in_memory([part], PAGES, SerialCommunicator()).parts[0].tobytes() == b"cdefghij"
-    part.close()
 
 
 def test_as_many_parts_as_the_memory_has_room_for_are_kept_and_it_is_said() -> None:

@@ -151,5 +151,5 @@ def test_a_damaged_shard_has_no_record(tmp_path: Path) -> None:
     write(tmp_path, 2, [0, 1])
     path = tmp_path / "train-00000-of-00001.h5"
     path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(DataError, match=r"train-00000-of-00001.h5 is damaged.*build_shards"):
+    with pytest.raises(DataError, match=r"train-00000-of-00001.h5 is truncated.*build_shards"):
         read_record(path)
