@@ -4,7 +4,8 @@ A checkpoint is a folder `step-000001200` with
 
 - `part-00000-of-00004.h5` and so on, one written by each rank: blocks of the global arrays `weights/NAME` and
   `momentum/NAME`, each a dataset with the attributes `start` and `global_shape`;
-- `checkpoint.h5`, which joins them: the global arrays as virtual datasets, to be read by any program with HDF5;
+- `checkpoint.h5`, which joins them: the global arrays as virtual datasets, for any program with HDF5. This one reads
+  the parts (global_array.py), without HDF5;
 - `checkpoint.json`: bytes and SHA-256 of those files, the step, the state of the training, its configuration and data
   set, and a SHA-256 of its own content.
 
@@ -21,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 
 from owt_mpi.checkpoint.parts import Part
 from owt_mpi.disk import sha256_of, sync_file
+from owt_mpi.plain_hdf5.reader import LIBVER
 
 FORMAT_NAME = "owt_mpi.checkpoint"
 FORMAT_VERSION = 1
@@ -32,7 +33,6 @@ JOINED_NAME = "checkpoint.h5"
 MANIFEST_NAME = "checkpoint.json"
 _STEP_NAME = re.compile(r"step-(\d{9,})")
 _LARGEST_MANIFEST = 1 << 24
-H5PY_ERRORS = (OSError, KeyError, RuntimeError, TypeError, AttributeError, ValueError)  # what it makes of damage inside
 
 
 class CheckpointError(ValueError):
@@ -119,35 +119,10 @@ def part_name(rank: int, num_ranks: int) -> str:
 
 def write_parts(path: Path, parts: Iterable[Part]) -> FileEntry:
     """Write a rank's parts to `path`, bring them to the disk, and return what the manifest says of the file."""
-    with h5py.File(path, "w", locking=False) as file:
+    with h5py.File(path, "w", libver=LIBVER, locking=False) as file:
         for part in parts:
             dataset = file.create_dataset(part.name, data=part.values)
             dataset.attrs["start"], dataset.attrs["global_shape"] = part.start, part.global_shape
-    return finished_entry(path)
-
-
-def write_joined(path: Path, part_files: Iterable[Path]) -> FileEntry:
-    """Write the file that shows the parts, which lie in its folder, as global arrays."""
-    layouts: dict[str, h5py.VirtualLayout] = {}
-    filled: dict[str, int] = {}
-
-    def place(file_name: str, name: str, dataset: Any) -> None:
-        if not isinstance(dataset, h5py.Dataset):
-            return
-        shape, start = tuple(dataset.attrs["global_shape"].tolist()), dataset.attrs["start"].tolist()
-        layout = layouts.setdefault(name, h5py.VirtualLayout(shape, dataset.dtype))
-        where = tuple(slice(first, first + length) for first, length in zip(start, dataset.shape, strict=True))
-        layout[where] = h5py.VirtualSource(file_name, name, dataset.shape)
-        filled[name] = filled.get(name, 0) + dataset.size
-
-    for part_file in part_files:
-        with h5py.File(part_file, "r", locking=False) as file:
-            file.visititems(lambda name, dataset, own=part_file.name: place(own, name, dataset))
-    with h5py.File(path, "w", locking=False) as file:
-        file.attrs["format"], file.attrs["format_version"] = FORMAT_NAME, FORMAT_VERSION
-        for name in sorted(layouts):
-            assert filled[name] == int(np.prod(layouts[name].shape)), f"{name}: the ranks' parts do not cover it"
-            file.create_virtual_dataset(name, layouts[name])
     return finished_entry(path)
 
 

@@ -1,21 +1,13 @@
 """Checkpoints read: checked first, then as global arrays, of which each rank takes its shard."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-import h5py
 
 from owt_mpi.checkpoint.folder import checkpoints_in
-from owt_mpi.checkpoint.format import (
-    FORMAT_NAME,
-    H5PY_ERRORS,
-    JOINED_NAME,
-    CheckpointError,
-    CheckpointManifest,
-    check_file,
-)
+from owt_mpi.checkpoint.format import JOINED_NAME, CheckpointError, CheckpointManifest, check_file
+from owt_mpi.checkpoint.global_array import GlobalArray, open_arrays
 from owt_mpi.comm.base import Communicator
 
 
@@ -25,21 +17,10 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         """Open the checkpoint in the folder `path`, which was verified. CheckpointError if that fails."""
         self.path, self.manifest = path, CheckpointManifest.read(path)
-        joined = path / JOINED_NAME
-        try:
-            self._file = h5py.File(joined, "r", locking=False)
-        except OSError as error:
-            raise CheckpointError(f"{joined} cannot be opened ({error}); take another checkpoint") from error
-        arrays: dict[str, Any] = {}
-        try:
-            if self._file.attrs.get("format") != FORMAT_NAME:
-                raise CheckpointError(f"{joined} is not of the format {FORMAT_NAME!r}; take another checkpoint")
-            self._file.visititems(lambda name, found: _enter(arrays, name, found))
-        except H5PY_ERRORS as error:
-            self._file.close()
-            if isinstance(error, CheckpointError):
-                raise
-            raise CheckpointError(f"{joined} is no sound HDF5 file ({error}); take another checkpoint") from error
+        with ExitStack() as opened:
+            parts = [path / name for name in sorted(self.manifest.files) if name != JOINED_NAME]
+            arrays = open_arrays(parts, opened)
+            self._opened = opened.pop_all()
         self.weights, self.momentum = (_of_kind(arrays, kind) for kind in ("weights", "momentum"))
 
     def __enter__(self) -> "Checkpoint":
@@ -48,7 +29,7 @@ class Checkpoint:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._opened.close()
 
 
 def verify(path: Path, rank: int = 0, size: int = 1) -> CheckpointManifest:
@@ -83,10 +64,5 @@ def first_damage(path: Path, comm: Communicator) -> str | None:
     return next((each for each in comm.all_gather_object(wrong) if each is not None), None)
 
 
-def _enter(arrays: dict[str, Any], name: str, found: Any) -> None:
-    if isinstance(found, h5py.Dataset):
-        arrays[name] = found
-
-
-def _of_kind(arrays: dict[str, Any], kind: str) -> Mapping[str, Any]:
+def _of_kind(arrays: Mapping[str, GlobalArray], kind: str) -> Mapping[str, GlobalArray]:
     return {name.removeprefix(f"{kind}/"): array for name, array in arrays.items() if name.startswith(f"{kind}/")}

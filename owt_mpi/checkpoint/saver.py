@@ -17,18 +17,19 @@ from typing import Any
 from owt_mpi.checkpoint.folder import finish, make_unfinished, remove_old
 from owt_mpi.checkpoint.format import (
     JOINED_NAME,
+    CheckpointError,
     CheckpointManifest,
     FileEntry,
     part_name,
-    write_joined,
     write_parts,
 )
+from owt_mpi.checkpoint.joined import write_joined
 from owt_mpi.checkpoint.parts import Part
 from owt_mpi.comm.base import Communicator
 
 _STATUS_BYTES = 4096  # taken on the disk in advance, so that a rank can say that the disk is full
 _LOOK_SECONDS = 0.05
-_CANNOT_WRITE = (OSError, RuntimeError)  # h5py raises the latter where a file cannot be closed
+_CANNOT_WRITE = (OSError, RuntimeError, CheckpointError)  # h5py's where a file cannot be closed, ours for damaged parts
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ import numpy as np
 from owt_mpi.autograd import Parameter
 from owt_mpi.comm.base import Communicator
 from owt_mpi.disk import sync_file
+from owt_mpi.plain_hdf5.reader import LIBVER, Array, PlainHdf5
+from owt_mpi.plain_hdf5.source import Hdf5Error
 
 FORMAT = "owt_mpi weights"
 FORMAT_VERSION = 1
@@ -29,7 +31,7 @@ def save_weights(path: Path, parameters: Iterable[Parameter], group: Communicato
     (outputs, inputs), inputs flattened as h, w, c. The file appears under its name when it is whole.
     """
     temporary = path.with_name(path.name + ".part")
-    file = h5py.File(temporary, "w") if is_writer else None
+    file = h5py.File(temporary, "w", libver=LIBVER) if is_writer else None
     try:
         if file is not None:
             file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
@@ -47,9 +49,16 @@ def save_weights(path: Path, parameters: Iterable[Parameter], group: Communicato
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a file that `save_weights` wrote, by name. ValueError if it is another kind of file."""
-    with h5py.File(path, "r", locking=False) as file:
-        if file.attrs.get("format") != FORMAT or file.attrs.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"{path} is no weights file of version {FORMAT_VERSION}; python -m owt_mpi.train writes them"
-            )
-        return {name: dataset[...] for name, dataset in file.items()}
+    try:
+        with PlainHdf5(path) as file:
+            if file.attributes.get("format") != FORMAT or file.attributes.get("format_version") != FORMAT_VERSION:
+                raise Hdf5Error(f"is no weights file of version {FORMAT_VERSION}; python -m owt_mpi.train writes them")
+            return {name: _numbers(file.array(name), name) for name in file.names}
+    except Hdf5Error as error:
+        raise ValueError(f"{path} {error}") from error
+
+
+def _numbers(array: Array, name: str) -> np.ndarray:
+    if array.dtype.kind != "f":
+        raise Hdf5Error(f"has {name!r} as {array.dtype}, and not as floating-point numbers")
+    return array.read()
