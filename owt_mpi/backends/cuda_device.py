@@ -93,11 +93,14 @@ class CudaDevice:
         self._chunks = [_Chunk(cupy) for _ in range(NUM_CHUNKS)]
 
     def enter(self) -> None:
-        """Let what the calling thread does with CuPy from now on happen on this device, on the compute stream."""
-        if _entered.device is not self:
+        """Let what the calling thread does with CuPy from now on happen on this device, on the compute stream.
+
+        It is asked each time, as others may change both: CuPy's own `with stream` ends on the null stream, whatever
+        stream the thread used before.
+        """
+        if self._cupy.cuda.get_current_stream() is not self.compute:
             self._device.use()
             self.compute.use()
-            _entered.device = self
 
     def set_tf32(self, tf32: bool) -> None:
         """Let cuBLAS make products of float32 numbers in TF32 or not, in the whole process.
@@ -182,15 +185,6 @@ class CudaDevice:
         self.enter()
         self._copy.synchronize()
         self.compute.synchronize()
-
-
-class _Entered(threading.local):
-    """The device that the calling thread entered last."""
-
-    device: CudaDevice | None = None
-
-
-_entered = _Entered()
 
 
 def _parts(flat: Array) -> list[slice]:

@@ -84,6 +84,7 @@ class PixelUploads:
             self._read.clear()  # whoever has that memory next, on this stream, comes behind what reads it
             with self._stream:
                 there = self._cupy.empty(_aligned(pixels.nbytes) + packed.nbytes, np.uint8)
+            self._device.enter()  # which the with-block does not return to
             flat = pixels.reshape(-1)
             for start in range(0, pixels.size, CHUNK_BYTES):  # in pieces, so that others' copies get in between
                 stop = min(start + CHUNK_BYTES, pixels.size)

@@ -85,6 +85,22 @@ def test_backends_may_take_turns_in_a_thread(cuda):
     assert RACES == []
 
 
+def test_a_thread_computes_on_the_compute_stream_whatever_others_made_current(cuda):
+    stream, other = cuda._device.compute, CudaBackend(1)
+    with cuda.xp.cuda.Stream(non_blocking=True):
+        cuda.from_host(images())
+        assert cuda.xp.cuda.get_current_stream() is stream
+    cuda.from_host(images())
+    assert cuda.xp.cuda.get_current_stream() is stream
+    other.from_host(images())
+    cuda.relu(cuda.from_host(images()))
+    assert cuda.xp.cuda.get_current_stream() is stream
+    cuda.start_normalise(
+        np.zeros((1, 2, 3, 1), np.uint8), np.zeros(1, bool), np.ones(1), np.ones(1), None, np.dtype("f")
+    )
+    assert cuda.xp.cuda.get_current_stream() is stream
+
+
 # copies
 
 
