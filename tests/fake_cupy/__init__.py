@@ -16,7 +16,7 @@ What makes a test on it say something about the GPU:
 """
 
 from tests.fake_cupy.blocks import RACES, RaceError
-from tests.fake_cupy.engine import Machine
+from tests.fake_cupy.device import Machine
 from tests.fake_cupy.install import stand_in
 
 __all__ = ["RACES", "Machine", "RaceError", "stand_in"]

@@ -15,7 +15,6 @@ import numpy as np
 from tests.fake_cupy.blocks import (
     LOCK,
     RACES,
-    TOTAL_BYTES,
     Access,
     Block,
     CUDARuntimeError,
@@ -31,10 +30,10 @@ class Current(threading.local):
     def __init__(self) -> None:
         self.device = 0
         self.streams: dict[int, Stream] = {}
-        self.stack: list[Stream] = []
+        self.entered: dict[int, list[Stream]] = {}  # by `with`, which does not know of streams made current by use()
 
 
-_current = Current()
+CURRENT = Current()
 _null_streams: dict[int, "Stream"] = {}
 
 
@@ -44,7 +43,7 @@ class Stream:
     null: "Stream"
 
     def __init__(self, null: bool = False, non_blocking: bool = False, *, _device: int | None = None) -> None:
-        self.device_id = _current.device if _device is None else _device
+        self.device_id = CURRENT.device if _device is None else _device
         self._queue: deque[tuple[int, Callable[[], None]]] = deque()
         self._num_enqueued = 0
         self.num_done = 0
@@ -57,7 +56,8 @@ class Stream:
         return not self._queue
 
     def use(self) -> "Stream":
-        _current.streams[_current.device] = self
+        self._check_device()
+        CURRENT.streams[self.device_id] = self
         return self
 
     def record(self, event: "Event | None" = None) -> "Event":
@@ -112,11 +112,15 @@ class Stream:
             raise CUDARuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while it is captured")
 
     def __enter__(self) -> "Stream":
-        _current.stack.append(get_current_stream())
+        self._check_device()
+        CURRENT.entered.setdefault(self.device_id, []).append(self)
         return self.use()
 
     def __exit__(self, *error: object) -> None:
-        _current.stack.pop().use()
+        """Make current what was entered by `with` before, else the null stream, whatever use() had made current."""
+        entered = CURRENT.entered[self.device_id]
+        entered.pop()
+        CURRENT.streams[self.device_id] = entered[-1] if entered else null_stream(self.device_id)
 
     def _enqueue(self, run: Callable[[], None], reads: Sequence[Use] = (), writes: Sequence[Use] = ()) -> None:
         """Add an operation. RaceError if it uses what an unordered one may still use."""
@@ -149,9 +153,9 @@ class Stream:
                 self.num_done = count
 
     def _check_device(self) -> None:
-        if self.device_id != _current.device:
+        if self.device_id != CURRENT.device:
             raise CUDARuntimeError(
-                f"stream of device {self.device_id} used while device {_current.device} is the thread's current one"
+                f"stream of device {self.device_id} used while device {CURRENT.device} is the thread's current one"
             )
 
 
@@ -206,72 +210,17 @@ class Event:
             raise CUDARuntimeError("cudaErrorCapturedEvent: operation not permitted on an event of a capture")
 
 
-class Machine:
-    """What the stand-in pretends: how many devices there are, and whether there is a driver."""
-
-    num_devices = 2
-    has_driver = True
-
-
-class Device:
-    """cupy.cuda.Device."""
-
-    def __init__(self, device: int | None = None) -> None:
-        self.id = _current.device if device is None else device
-        self._before: list[int] = []
-
-    @property
-    def pci_bus_id(self) -> str:
-        return f"0000:{self.id + 1:02X}:00.0"
-
-    @property
-    def compute_capability(self) -> str:
-        return "90"
-
-    @property
-    def mem_info(self) -> tuple[int, int]:
-        return TOTAL_BYTES, TOTAL_BYTES
-
-    def use(self) -> None:
-        check_driver()
-        if not 0 <= self.id < Machine.num_devices:
-            raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
-        _current.device = self.id
-
-    def synchronize(self) -> None:
-        get_current_stream().synchronize()
-
-    def __enter__(self) -> "Device":
-        self._before.append(_current.device)
-        self.use()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        _current.device = self._before.pop()
-
-    def __int__(self) -> int:
-        return self.id
-
-
-def check_driver() -> None:
-    """Raise what every use of CUDA raises where there is no driver."""
-    if not Machine.has_driver:
-        raise CUDARuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime")
-
-
 def get_current_stream() -> Stream:
     """Return the calling thread's current stream on its current device."""
-    device = _current.device
-    stream = _current.streams.get(device)
-    if stream is not None:
-        return stream
+    device = CURRENT.device
+    stream = CURRENT.streams.get(device)
+    return null_stream(device) if stream is None else stream
+
+
+def null_stream(device: int) -> Stream:
+    """Return the stream of a device that is current where no other was made so."""
     with LOCK:
         return _null_streams.setdefault(device, Stream(_device=device))
-
-
-def get_device_id() -> int:
-    """Return the calling thread's current device."""
-    return _current.device
 
 
 def check_idle(block: Block, view: np.ndarray, who: str) -> None:
@@ -289,4 +238,4 @@ def race(what: str) -> Any:
 
 def reset_thread() -> None:
     """Give the calling thread the current device and streams of a new thread."""
-    _current.__init__()  # type: ignore[misc]
+    CURRENT.__init__()  # type: ignore[misc]

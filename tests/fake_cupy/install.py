@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.fake_cupy import blocks, engine, memory
+from tests.fake_cupy import blocks, device, engine, memory
 from tests.fake_cupy.functions import FUNCTIONS
 from tests.fake_cupy.ndarray import ndarray
 from tests.fake_cupy.raw_module import RawKernel, RawModule
@@ -17,16 +17,16 @@ VERSION = "14.2.0"  # of the CuPy that names.txt is of
 
 
 def _devices() -> int:
-    engine.check_driver()
-    return engine.Machine.num_devices
+    device.check_driver()
+    return device.Machine.num_devices
 
 
 RUNTIME = {
     "getDeviceCount": _devices,
-    "getDeviceProperties": lambda device: {
+    "getDeviceProperties": lambda number: {
         "name": b"Pretended GPU",
         "totalGlobalMem": blocks.TOTAL_BYTES,
-        "uuid": bytes([device + 1]),
+        "uuid": bytes([number + 1]),
     },
     "runtimeGetVersion": lambda: 12090,
     "driverGetVersion": lambda: 13000,
@@ -36,14 +36,14 @@ CUDA = {
     "Stream": engine.Stream,
     "Event": engine.Event,
     "Graph": engine.Graph,
-    "Device": engine.Device,
+    "Device": device.Device,
     "MemoryPool": memory.MemoryPool,
     "PinnedMemoryPointer": memory.PinnedMemoryPointer,
     "using_allocator": memory.using_allocator,
     "alloc_pinned_memory": memory.alloc_pinned_memory,
     "get_current_stream": engine.get_current_stream,
-    "get_device_id": engine.get_device_id,
-    "is_available": lambda: engine.Machine.has_driver and engine.Machine.num_devices > 0,
+    "get_device_id": device.get_device_id,
+    "is_available": lambda: device.Machine.has_driver and device.Machine.num_devices > 0,
     "memory": SimpleNamespace(OutOfMemoryError=memory.OutOfMemoryError),
 }
 COMPUTE_TYPES: dict[str, str] = {}  # what products of each dtype are made in
@@ -100,4 +100,4 @@ def stand_in() -> Iterator[ModuleType]:
             del sys.modules[name]
         sys.modules.update(outside)
         engine.reset_thread()
-        engine.Machine.num_devices, engine.Machine.has_driver = 2, True
+        device.Machine.num_devices, device.Machine.has_driver = 2, True

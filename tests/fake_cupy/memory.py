@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from tests.fake_cupy.blocks import ALIGNMENT, LOCK, TOTAL_BYTES, Block, CUDARuntimeError
-from tests.fake_cupy.engine import Stream, check_driver, get_current_stream
+from tests.fake_cupy.device import check_driver
+from tests.fake_cupy.engine import Stream, get_current_stream
 
 
 class OutOfMemoryError(MemoryError):

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from tests.fake_cupy.blocks import Block, CUDARuntimeError, Use
-from tests.fake_cupy.engine import check_idle, get_current_stream, get_device_id
+from tests.fake_cupy.device import get_device_id
+from tests.fake_cupy.engine import check_idle, get_current_stream
 from tests.fake_cupy.memory import Allocation, allocate, pinned_view
 
 NO_CONVERSION = (
@@ -82,6 +83,9 @@ class ndarray:
         if out.shape != self.shape or out.dtype != self.dtype or not out.flags.c_contiguous:
             raise ValueError(f"out is {out.dtype} {out.shape}, the array {self.dtype} {self.shape}")
         out.reshape(-1).view(np.uint8).fill(0xFF)  # whoever reads too early gets NaN
+        if not self._a.flags.c_contiguous:
+            with stream:  # CuPy makes a contiguous copy there, and leaves the thread's current stream as this does
+                pass
         source = self._a
         stream._enqueue(lambda: np.copyto(out, source), reads=[self._use])
         if blocking or pinned_view(out) is None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tests.cuda_cpu import CpuModule
-from tests.fake_cupy.engine import check_driver
+from tests.fake_cupy.device import check_driver
 from tests.fake_cupy.ndarray import enqueue, ndarray, unwrap
 
 MAX_SHARED_BYTES = 48 << 10  # what every device gives a block without being asked
