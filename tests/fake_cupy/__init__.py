@@ -4,7 +4,8 @@
         backend = CudaBackend()
 
 What makes a test on it say something about the GPU:
-- every public name exists in the real CuPy (names.txt, written by record_names.py where CuPy is installed);
+- every public name exists in the real CuPy (names.txt, written by record_names.py where CuPy is installed), and takes
+  its arguments where CuPy does (arguments.txt, by arguments.py);
 - nothing turns into a NumPy array by itself, and no host array into one of the device;
 - streams are deferred: work runs when its stream, or an event behind it, is synchronised; who touches memory that
   unordered work may still use gets a RaceError, which is also kept in RACES;

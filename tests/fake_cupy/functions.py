@@ -49,11 +49,13 @@ def ones(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
 
 def empty_like(prototype: ndarray, dtype: Any = None) -> ndarray:
     """Return an array of that shape, full of NaN."""
+    assert prototype.flags.c_contiguous, "CuPy keeps the order of axes in memory"
     return empty(prototype.shape, dtype or prototype.dtype)
 
 
 def zeros_like(a: ndarray, dtype: Any = None) -> ndarray:
     """Return an array of that shape, of zeros."""
+    assert a.flags.c_contiguous, "CuPy keeps the order of axes in memory"
     return zeros(a.shape, dtype or a.dtype)
 
 

@@ -174,10 +174,11 @@ class ndarray:
     def copy(self, order: str = "C") -> "ndarray":
         return self.astype(self.dtype, order=order)
 
-    def astype(self, dtype: Any, order: str = "C", copy: bool = True) -> "ndarray":
+    def astype(self, dtype: Any, order: str = "K", *, copy: bool = True) -> "ndarray":
         if not copy and self.dtype == np.dtype(dtype):
             return self
-        result = ndarray(self.shape, dtype, order=order)
+        is_f = order == "K" and self._a.flags.f_contiguous and not self._a.flags.c_contiguous
+        result = ndarray(self.shape, dtype, order="F" if is_f else order)
         source, target = self._a, result._a
         enqueue(lambda: np.copyto(target, source, casting="unsafe"), [self._use], [result._use])
         return result
@@ -260,7 +261,7 @@ def reduce(name: str, x: ndarray, axis: Any, out: Any, keepdims: bool) -> ndarra
     return result
 
 
-def matmul(x1: Any, x2: Any, out: Any = None) -> ndarray:
+def matmul(x1: Any, x2: Any, *, out: Any = None) -> ndarray:
     """Return the product of two matrices."""
     uses, (a, b) = unwrap([x1, x2])
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or a.dtype != b.dtype:

@@ -84,6 +84,7 @@ EXPRESSIONS = {
     "stacked": lambda xp, x: xp.stack([x.sum(), x.max()]) + xp.stack([x, x + 1])[1, 0, 0],
     "copied_by_reshape": lambda xp, x: x.T.reshape(-1),
     "types": lambda xp, x: x.astype(np.float16).astype(np.int32),
+    "order_of_axes": lambda xp, x: x.T.astype(np.float64).reshape(-1) * x.T.astype(np.float64).flags.f_contiguous,
     "contiguous": lambda xp, x: xp.ascontiguousarray(x.T),
     "contiguous_without_axes": lambda xp, x: xp.ascontiguousarray(x.sum(keepdims=True).reshape(())),
     "ranges": lambda xp, x: xp.arange(2, 5, dtype=np.uint64) * np.uint64(3),
