@@ -104,6 +104,12 @@ def test_a_thread_computes_on_the_compute_stream_whatever_others_made_current(cu
 # copies
 
 
+@pytest.fixture(params=[-1, cuda_device.SMALL_BYTES], ids=["in_chunks", "small"])
+def either_way(request, monkeypatch):
+    """Uploads on a stream of their own, and between kernels."""
+    monkeypatch.setattr(cuda_device, "SMALL_BYTES", request.param)
+
+
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Transfers of many chunks, of which the last is not full."""
@@ -115,7 +121,7 @@ def small_chunks(monkeypatch):
     [images(), images().T, np.arange(50) > 9, np.float64(3.5) * np.ones(()), np.zeros((0, 3), np.float32)],
     ids=["strided", "transposed", "booleans", "no_axes", "empty"],
 )
-def test_arrays_come_back_as_they_went(small_chunks, cuda, array):
+def test_arrays_come_back_as_they_went(small_chunks, either_way, cuda, array):
     backend = CudaBackend()
     there = backend.from_host(array)
     assert there.flags.c_contiguous
@@ -123,7 +129,7 @@ def test_arrays_come_back_as_they_went(small_chunks, cuda, array):
     np.testing.assert_array_equal(backend.to_host(there.T), array.T, strict=True)
 
 
-def test_the_host_may_change_an_array_as_soon_as_it_was_handed_in(small_chunks, cuda):
+def test_the_host_may_change_an_array_as_soon_as_it_was_handed_in(small_chunks, either_way, cuda):
     backend, array = CudaBackend(), np.arange(100.0)
     arrays = []
     for _ in range(5):
@@ -133,7 +139,7 @@ def test_the_host_may_change_an_array_as_soon_as_it_was_handed_in(small_chunks, 
         np.testing.assert_array_equal(backend.to_host(there), np.arange(100.0) + i)
 
 
-def test_an_upload_does_not_wait_for_the_work_before_it(cuda):
+def test_an_upload_does_not_wait_for_the_work_before_it(either_way, cuda):
     x = cuda.from_host(images())
     y = x * 2
     cuda.from_host(images(2))
@@ -143,18 +149,34 @@ def test_an_upload_does_not_wait_for_the_work_before_it(cuda):
     assert y.__cuda_array_interface__["shape"] == images().shape
 
 
-def test_freed_memory_is_not_overwritten_while_it_is_read(cuda):
+def test_the_host_may_be_ahead_of_any_number_of_small_uploads(cuda):
+    """None waits for the work before the one before it."""
+    x = cuda.from_host(images())
+    stream, results = cuda._device.compute, []
+    num_done = stream.num_done
+    for i in range(50):
+        x = x * 2
+        results.append(cuda.from_host(np.arange(i)) + 1)
+    assert stream.num_done == num_done
+    for i, result in enumerate(results):
+        np.testing.assert_array_equal(cuda.to_host(result), np.arange(i) + 1)
+    cuda.from_host(np.arange(3))
+    assert len(cuda._device._crossing) == 1  # pinned memory is given back
+    assert RACES == []
+
+
+def test_freed_memory_is_not_overwritten_while_it_is_read(small_chunks, either_way, cuda):
     array = np.arange(1000, dtype=np.float32)
     total = cuda.xp.zeros(1000, np.float32)
     for i in range(4):
         x = cuda.from_host(array + i)
         total += x
-        del x  # the next upload gets its memory, on another stream than the one that still reads it
+        del x  # the next upload gets its memory, which is still to be read
     np.testing.assert_array_equal(cuda.to_host(total), 4 * array + 6)
     assert RACES == []
 
 
-def test_threads_share_the_chunks(small_chunks, cuda):
+def test_threads_share_pinned_memory(small_chunks, either_way, cuda):
     backend, results = CudaBackend(), {}
 
     def back_and_forth(number):
