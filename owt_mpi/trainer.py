@@ -1,6 +1,6 @@
 """One training step on one screen, and validation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import isfinite
@@ -117,30 +117,31 @@ class Trainer:
         grad_acts = self._run_passes(acts, batch.labels, head_step)  # model parallel: the group's examples
         enter("trunk backward", step)
         self.head_sync.start_all()  # crosses under the trunk's backward
+        finish_tally = self._start_tally(passes)  # and so does what the host scores by
+        passes.clear()  # of which there are copies
         if acts.requires_grad:  # not where the trunk has no parameters
             with span("trunk backward"), self.trunk_sync:  # buckets of gradients leave as they fill
                 self.trunk_pass.backward(grad_acts)
         enter("score", step)
         skip = self._find_overflow(overflows, self.trunk_sync, self.head_sync)
-        tally, num_skipped = self._tally(passes, overflows)
-        score = self._total_score_and_wishes(tally)
+        score = self._total_score_and_wishes(finish_tally())
         enter("update", step)
         if not isfinite(score.loss_sum):
             self.trunk_sync.wait()
             self.head_sync.wait()
             raise NonFiniteLoss(self._explain_non_finite(batch, step, score.loss))
-        self._note_skipped(num_skipped, step)
         with span("update"):
             weights = self.trunk_sync.start_step(self.trunk_lr * lr_factor, self.loss_scale.inverse, skip)
             self.head_sync.start_step(self.head_lr * lr_factor, self.loss_scale.inverse, skip).wait()
             weights.wait()  # sharded: the trunk's weights crossed under the head's update
-            self.loss_scale.end_step()
+        self._note_skipped(overflows, step)
+        self.loss_scale.end_step()
         return score
 
     def validate(self, batch: Batch) -> np.ndarray:
         """Return this rank's part of the batch's tally: add up over batches, then `total_score`."""
         enter("validation")
-        return self._tally(self.forward_only(batch, Context(False, batch.rows, self.seed)))[0]
+        return self._start_tally(self.forward_only(batch, Context(False, batch.rows, self.seed)))()
 
     def total_score(self, tally: np.ndarray) -> Score:
         """Return the score of all ranks' tallies together. All ranks call."""
@@ -176,8 +177,14 @@ class Trainer:
             overflows.append(self.layout.world.start_all_reduce(self.backend.find_overflow(sums)).wait())
         return overflows[-1]
 
-    def _note_skipped(self, num_skipped: int, step: int) -> None:
-        """Note the updates that the step left out. NonFiniteLoss where the scale of losses cannot be smaller."""
+    def _note_skipped(self, overflows: Sequence[Array], step: int) -> None:
+        """Note the updates that the step left out. NonFiniteLoss where the scale of losses cannot be smaller.
+
+        Where losses are scaled the host waits for the end of the step's sums, the last update under way.
+        """
+        if not overflows:
+            return
+        num_skipped = np.count_nonzero(self.backend.to_host(self.backend.xp.concatenate(overflows)))
         if num_skipped and self.loss_scale.is_smallest:
             raise NonFiniteLoss(
                 f"gradients are no finite numbers at step {step}, though losses are multiplied by no more than "
@@ -203,22 +210,25 @@ class Trainer:
         passes.append(HeadPass(loss.data, logits.data, labels))
         return loss
 
-    def _tally(self, passes: list[HeadPass], overflows: Sequence[Array] = ()) -> tuple[np.ndarray, int]:
-        """Return this rank's part of the passes' score, and how many `overflows` are not 0. All ranks call.
+    def _start_tally(self, passes: list[HeadPass]) -> Callable[[], np.ndarray]:
+        """Return what gives this rank's part of the passes' score: loss, top-1 and top-5 hits, examples.
 
-        The score: loss, top-1 and top-5 hits, examples. The host waits for all work that was started before.
+        All ranks call it. The host waits there, and for no work that is started after this.
         """
-        xp, to_host = self.backend.xp, self.backend.to_host
-        flags = [each.reshape(()).astype(self.exact_dtype) for each in overflows]
-        numbers = to_host(xp.stack([*(each.loss for each in passes), *flags]))
-        losses, num_skipped = numbers[: len(passes)], np.count_nonzero(numbers[len(passes) :])
-        logits, labels = to_host(xp.concatenate([each.logits for each in passes])), [each.labels for each in passes]
-        counted = np.concatenate(labels) >= 0
-        above = classes_above_label(logits, np.concatenate(labels), self.layout.head)[counted]
-        # the others of the group have counted the same examples
-        hits = (above < 1).sum(), (above < 5).sum(), counted.sum()
-        tally = np.array([losses.sum(dtype=np.float64), *(hits if self.layout.head.rank == 0 else (0, 0, 0))])
-        return tally, int(num_skipped)
+        xp, start_to_host = self.backend.xp, self.backend.start_to_host
+        losses_there = start_to_host(xp.stack([each.loss for each in passes]))
+        logits_there = start_to_host(xp.concatenate([each.logits for each in passes]))
+        labels = np.concatenate([each.labels for each in passes])
+
+        def finish() -> np.ndarray:
+            counted = labels >= 0
+            above = classes_above_label(logits_there(), labels, self.layout.head)[counted]
+            # the others of the group have counted the same examples
+            hits = (above < 1).sum(), (above < 5).sum(), counted.sum()
+            loss = losses_there().sum(dtype=np.float64)
+            return np.array([loss, *(hits if self.layout.head.rank == 0 else (0, 0, 0))])
+
+        return finish
 
     def forward_only(self, batch: Batch, ctx: Context) -> list[HeadPass]:
         """Return the passes of the batch, with nothing kept for a backward. All ranks call."""

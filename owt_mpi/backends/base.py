@@ -91,6 +91,14 @@ class Backend(Protocol):
         """Return a NumPy array with the values of `array`, complete when this returns."""
         ...
 
+    def start_to_host(self, array: Array) -> Callable[[], np.ndarray]:
+        """Start to copy `array` to the host; return what waits for the copy and gives it, once.
+
+        It comes behind the work that was started before and waits for none that is started later, none of which may
+        change `array`.
+        """
+        ...
+
     def synchronize(self) -> None:
         """Wait until all work issued so far is done."""
         ...

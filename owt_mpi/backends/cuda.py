@@ -1,6 +1,7 @@
 """The GPU backend: CuPy arrays, our own kernels, and convolutions by cuDNN or, where that is absent, im2col + cuBLAS.
 
-Work is enqueued on one stream, and the host goes on at once; only `to_host` and `synchronize` wait for it.
+Work is enqueued on one stream, and the host goes on at once; only `to_host`, what
+`start_to_host` returns, and `synchronize` wait for it.
 """
 
 from owt_mpi.backends.base import Array, Backend, Pair, Shape

@@ -2,6 +2,7 @@
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -96,6 +97,7 @@ class CudaDevice:
         self._chunks = [_Chunk(cupy) for _ in range(NUM_CHUNKS)]
         # pinned memory that small uploads are read from, with the event behind each
         self._crossing: deque[tuple[Any, np.ndarray]] = deque()
+        self._leaving: dict[Any, tuple[Array, np.ndarray]] = {}  # by the event behind it, what a copy reads and writes
 
     def enter(self) -> None:
         """Let what the calling thread does with CuPy from now on happen on this device, on the compute stream.
@@ -204,6 +206,30 @@ class CudaDevice:
             while crossing:
                 finish_first()
         return result
+
+    def start_download(self, array: Array) -> Callable[[], np.ndarray]:
+        """Start to copy `array` to the host; return what waits for the end of that and returns the copy, once.
+
+        The copy is in pinned memory of its own. What is computed from now on does not delay it.
+        """
+        self.enter()
+        source = self._cupy.ascontiguousarray(array).reshape(-1)
+        pinned = self._cupy.cuda.alloc_pinned_memory(max(1, source.nbytes))
+        copy = np.frombuffer(pinned, np.uint8, source.nbytes).view(source.dtype)
+        crossed = self._cupy.cuda.Event(disable_timing=True)
+        with self._lock:
+            self._copy.wait_event(self.compute.record())
+            source.get(stream=self._copy, out=copy, blocking=False)
+            crossed.record(self._copy)
+        self._leaving[crossed] = source, copy  # even if nobody waits: others would be given their memory
+
+        def finish() -> np.ndarray:
+            crossed.synchronize()
+            del self._leaving[crossed]
+            result: np.ndarray = copy.reshape(array.shape)
+            return result
+
+        return finish
 
     def synchronize(self) -> None:
         """Return when all work and all copies issued so far are done."""

@@ -59,6 +59,10 @@ class CudaRows:
         """Return a copy on the host, when the work that makes `array` is done."""
         return self._device.download(array)
 
+    def start_to_host(self, array: Array) -> Callable[[], np.ndarray]:
+        """See Backend. The copy goes on a stream of its own, under what is computed."""
+        return self._device.start_download(array)
+
     def synchronize(self) -> None:
         """Return when the device is idle."""
         self._uploads.synchronize()

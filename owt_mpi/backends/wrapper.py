@@ -39,6 +39,9 @@ class BackendWrapper:
     def to_host(self, array: Array) -> np.ndarray:
         return self._inner.to_host(array)
 
+    def start_to_host(self, array: Array) -> Callable[[], np.ndarray]:
+        return self._inner.start_to_host(array)
+
     def synchronize(self) -> None:
         self._inner.synchronize()
 

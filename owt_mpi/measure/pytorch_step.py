@@ -121,7 +121,7 @@ def main() -> None:
         scaler.scale(loss).backward()
         scaler.step(sgd)
         scaler.update()
-        loss.item()  # waits for the device, as our score does
+        loss.item()  # waits for the device: a score is looked at, as in ours
 
     where = torch.cuda.get_device_name() if args.device == "cuda" else torch.backends.cpu.get_cpu_capability()
     what = f"PyTorch {torch.__version__}, {_SAID[args.precision]}, channels-last, {where}"

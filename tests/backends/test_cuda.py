@@ -191,6 +191,23 @@ def test_threads_share_pinned_memory(small_chunks, either_way, cuda):
         np.testing.assert_array_equal(arrays, 10 * number + np.arange(5)[:, None] + np.zeros(90))
 
 
+def test_a_copy_to_the_host_that_was_started_waits_for_nothing_behind_it(cuda):
+    x = cuda.from_host(images())
+    finish = cuda.start_to_host((x * 2).T)
+    later = x * 3
+    np.testing.assert_array_equal(finish(), images().T * 2, strict=True)
+    assert not cuda._device.compute.done
+    np.testing.assert_array_equal(cuda.to_host(later), images() * 3)
+    assert cuda.start_to_host(cuda.from_host(np.float32(3))[None][0])().shape == ()
+    assert not cuda._device._leaving
+
+
+def test_a_copy_that_nobody_waits_for_keeps_what_it_reads(cuda):
+    cuda.start_to_host(cuda.from_host(images()) * 2)
+    cuda.from_host(images()) * 3  # would get that memory
+    assert RACES == []
+
+
 # mistakes: each is what the line that is taken out is for
 
 

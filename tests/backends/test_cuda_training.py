@@ -18,8 +18,9 @@ from owt_mpi.comm.threads import run_ranks
 from owt_mpi.config import BatchOptions, Config, DataOptions, ModelOptions, RunOptions
 from owt_mpi.parallel.layout import Plan
 from owt_mpi.parallel_options import ParallelOptions
-from owt_mpi.trainer import NonFiniteLoss
+from owt_mpi.trainer import NonFiniteLoss, Trainer
 from owt_mpi.training.run import run_training
+from owt_mpi.trunk_pass import TrunkPass
 from tests.fake_cupy import RACES, RaceError
 from tests.test_precision import HALF, train_with_an_overflow
 from tests.thread_patch import patched_in_thread
@@ -118,13 +119,36 @@ def test_an_overflow_skips_the_updates_that_it_skips_on_the_reference(cuda, num_
     assert RACES == []
 
 
-def test_loss_scaling_lets_the_host_wait_no_oftener(cuda, monkeypatch):
-    """A step's copies to the host: losses, in float16 with the flags of its updates, and logits."""
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_host_does_not_wait_for_the_trunks_backward_pass(cuda, monkeypatch, precision):
+    """A step returns, with its score, when the device has got through the head, and needs to be no further."""
+    compute, backward, train_step, noted = cuda._device.compute, TrunkPass.backward, Trainer.train_step, []
+
+    def noted_backward(self, grad):
+        noted.append(compute._num_enqueued)
+        backward(self, grad)
+
+    def noted_step(self, *arguments):
+        score = train_step(self, *arguments)
+        noted.append(compute.num_done)
+        return score
+
+    monkeypatch.setattr(TrunkPass, "backward", noted_backward)
+    monkeypatch.setattr(Trainer, "train_step", noted_step)
+    train_tiny_on(Plan(1), dtype="float32", num_steps=NUM_STEPS, backend=cuda, precision=precision)
+    assert len(noted) == 2 * NUM_STEPS
+    for head_ends, done in zip(noted[::2], noted[1::2], strict=True):
+        assert 0 < done <= head_ends
+    assert RACES == []
+
+
+def test_loss_scaling_lets_the_host_wait_once_more_a_step(cuda, monkeypatch):
+    """For the flags of its updates, behind them."""
     downloads, download = [], CudaDevice.download
     monkeypatch.setattr(CudaDevice, "download", lambda self, array: downloads.append(array) or download(self, array))
-    for precision in ("fp32", "fp16"):
+    for precision, number in (("fp32", 0), ("fp16", NUM_STEPS)):
         train_on_cuda(Plan(1), precision=precision)
-        assert len(downloads) == 2 * NUM_STEPS + NUM_PARAMETERS
+        assert len(downloads) == number + NUM_PARAMETERS
         downloads.clear()
 
 
@@ -155,16 +179,20 @@ def test_a_whole_run_says_what_it_computes_on(cuda, tmp_path, capsys):
 # mistakes
 
 
-def test_a_communicator_that_does_not_wait_for_the_gradients_is_noticed(cuda, monkeypatch):
-    """The host goes on before its copy is there, and the memory that was copied from is used anew."""
-    download = CudaDevice.download
+def test_a_host_that_does_not_wait_for_the_losses_is_noticed(cuda, monkeypatch):
+    start_download = CudaDevice.start_download
     without_waiting = patched_in_thread(monkeypatch, cuda.xp.cuda.Event, "synchronize", lambda event: None)
 
     def hasty_download(self, array):
-        with without_waiting():
-            return download(self, array)
+        finish = start_download(self, array)
 
-    monkeypatch.setattr(CudaDevice, "download", hasty_download)
+        def finish_at_once():
+            with without_waiting():
+                return finish()
+
+        return finish_at_once
+
+    monkeypatch.setattr(CudaDevice, "start_download", hasty_download)
     with pytest.raises((RaceError, NonFiniteLoss)):
         train_on_cuda(Plan(2, "a"))
 
