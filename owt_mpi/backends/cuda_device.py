@@ -1,4 +1,4 @@
-"""The GPU that a rank computes on: found, chosen, and copied to and from through pinned memory."""
+"""The GPU that a rank computes on: its streams, and copies to and from it through pinned memory."""
 
 import threading
 from collections import deque
@@ -15,46 +15,6 @@ CHUNK_BYTES = 4 << 20  # long enough for the full rate of the bus; the host fill
 NUM_CHUNKS = 3
 PINNED_BYTES = NUM_CHUNKS * CHUNK_BYTES
 SMALL_BYTES = 64 << 10  # crosses in 3 us or less: not worth a stream of its own
-
-
-class NoGpuError(RuntimeError):
-    """There is no GPU for CuPy to use: the `reason`, and in the message the way out too."""
-
-    def __init__(self, reason: str, way_out: str) -> None:
-        super().__init__(f"{reason}; {way_out}")
-        self.reason = reason
-
-
-def load_cupy() -> ModuleType:
-    """Return the cupy module. NoGpuError if it is not installed or sees no GPU."""
-    try:
-        import cupy
-    except ImportError as error:
-        reason = f"CuPy does not load: {error}" if getattr(error, "name", None) != "cupy" else "CuPy is not installed"
-        raise NoGpuError(reason, "get it with pip install 'owt_mpi[gpu]'") from error
-    if not cupy.cuda.is_available():
-        raise NoGpuError(
-            f"CuPy {cupy.__version__} finds no GPU",
-            "see whether nvidia-smi lists one, what CUDA_VISIBLE_DEVICES says, and whether the batch job asked for one",
-        )
-    found: ModuleType = cupy
-    return found
-
-
-def choose_device(local_rank: int, num_devices: int) -> int:
-    """Return which of the `num_devices` GPUs that this process sees is for the rank numbered `local_rank` on its node.
-
-    A launcher that gives each rank a GPU of its own shows it that one alone, as device 0. That ranks which all see
-    one do not share it is for comm.devices to check. ValueError if there are fewer GPUs than ranks.
-    """
-    if num_devices == 1:
-        return 0
-    if local_rank >= num_devices:
-        raise ValueError(
-            f"{num_devices} GPUs are visible, and none is left for rank {local_rank} of its node (they count from 0); "
-            f"start at most {num_devices} ranks a node, ask for more GPUs, or choose --backend onednn"
-        )
-    return local_rank
 
 
 @dataclass(frozen=True)
@@ -242,8 +202,3 @@ def _parts(flat: Array) -> list[slice]:
     """Return the parts of a flat array that fit into a chunk each, in order."""
     step: int = CHUNK_BYTES // flat.dtype.itemsize
     return [slice(start, min(start + step, flat.size)) for start in range(0, flat.size, step)]
-
-
-def open_device(cupy: ModuleType, local_rank: int) -> CudaDevice:
-    """Return the GPU for the rank numbered `local_rank` on its node. ValueError if there are too few."""
-    return CudaDevice(cupy, choose_device(local_rank, int(cupy.cuda.runtime.getDeviceCount())))

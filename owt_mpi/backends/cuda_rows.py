@@ -9,7 +9,7 @@ import numpy as np
 from owt_mpi.backends import threads
 from owt_mpi.backends.base import Array, DropoutMask, Memory, Shape, T
 from owt_mpi.backends.checks import check_dtypes, check_momentum_sgd
-from owt_mpi.backends.cuda_device import load_cupy, open_device
+from owt_mpi.backends.cuda_finding import load_cupy, open_device
 from owt_mpi.backends.cuda_kernels import CudaKernels
 from owt_mpi.backends.cuda_pixels import PixelUploads
 from owt_mpi.backends.cuda_replay import CudaReplay

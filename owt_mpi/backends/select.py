@@ -7,7 +7,7 @@ import numpy as np
 
 from owt_mpi.backends.base import Backend
 from owt_mpi.backends.cuda import CudaBackend
-from owt_mpi.backends.cuda_device import NoGpuError
+from owt_mpi.backends.cuda_finding import NoGpuError
 from owt_mpi.backends.cudnn import CudnnOptions
 from owt_mpi.backends.half import HalfBackend
 from owt_mpi.backends.memory import keep_freed_memory

@@ -3,12 +3,26 @@
 from tests.fake_cupy.blocks import TOTAL_BYTES, CUDARuntimeError
 from tests.fake_cupy.engine import CURRENT, get_current_stream
 
+RUNTIME_VERSION = 12090
+
 
 class Machine:
-    """What the stand-in pretends: how many devices there are, and whether there is a driver."""
+    """What the stand-in pretends that the machine has; a test may change it, within stand_in()."""
 
     num_devices = 2
-    has_driver = True
+    driver = 13000  # the newest CUDA that it knows, 0: there is none
+    compute_capability = "90"
+    fault = ""  # what every use of a device raises
+    missing_library = ""
+
+
+_AS_IT_IS = {name: value for name, value in vars(Machine).items() if not name.startswith("_")}
+
+
+def restore_machine() -> None:
+    """Take back what a test has changed."""
+    for name, value in _AS_IT_IS.items():
+        setattr(Machine, name, value)
 
 
 class Device:
@@ -24,7 +38,7 @@ class Device:
 
     @property
     def compute_capability(self) -> str:
-        return "90"
+        return Machine.compute_capability
 
     @property
     def mem_info(self) -> tuple[int, int]:
@@ -52,9 +66,34 @@ class Device:
 
 
 def check_driver() -> None:
-    """Raise what every use of CUDA raises where there is no driver."""
-    if not Machine.has_driver:
+    """Raise what every use of CUDA raises where there is no driver, one that is too old, or a faulty device."""
+    if Machine.driver < RUNTIME_VERSION // 1000 * 1000:
         raise CUDARuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime")
+    if Machine.fault:
+        raise CUDARuntimeError(Machine.fault)
+
+
+def num_devices() -> int:
+    """Return how many devices there are, which cudaErrorNoDevice says where there are none."""
+    check_driver()
+    if Machine.num_devices == 0:
+        raise CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
+    return Machine.num_devices
+
+
+def is_available() -> bool:
+    """Return whether there are devices, whatever the reason if not."""
+    try:
+        return num_devices() > 0
+    except CUDARuntimeError:
+        return False
+
+
+def need_library() -> None:
+    """Raise what the first use of a library raises that is not installed."""
+    check_driver()
+    if Machine.missing_library:
+        raise RuntimeError(f'Failure finding "{Machine.missing_library}": No such file\nmore lines')
 
 
 def get_device_id() -> int:

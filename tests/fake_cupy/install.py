@@ -16,20 +16,15 @@ from tests.fake_cupy.raw_module import RawKernel, RawModule
 VERSION = "14.2.0"  # of the CuPy that names.txt is of
 
 
-def _devices() -> int:
-    device.check_driver()
-    return device.Machine.num_devices
-
-
 RUNTIME = {
-    "getDeviceCount": _devices,
+    "getDeviceCount": device.num_devices,
     "getDeviceProperties": lambda number: {
         "name": b"Pretended GPU",
         "totalGlobalMem": blocks.TOTAL_BYTES,
         "uuid": bytes([number + 1]),
     },
-    "runtimeGetVersion": lambda: 12090,
-    "driverGetVersion": lambda: 13000,
+    "runtimeGetVersion": lambda: device.RUNTIME_VERSION,
+    "driverGetVersion": lambda: device.Machine.driver,
     "CUDARuntimeError": blocks.CUDARuntimeError,
 }
 CUDA = {
@@ -43,7 +38,9 @@ CUDA = {
     "alloc_pinned_memory": memory.alloc_pinned_memory,
     "get_current_stream": engine.get_current_stream,
     "get_device_id": device.get_device_id,
-    "is_available": lambda: device.Machine.has_driver and device.Machine.num_devices > 0,
+    "get_cublas_handle": device.need_library,
+    "is_available": device.is_available,
+    "nvrtc": SimpleNamespace(getVersion=device.need_library),
     "memory": SimpleNamespace(OutOfMemoryError=memory.OutOfMemoryError),
 }
 COMPUTE_TYPES: dict[str, str] = {}  # what products of each dtype are made in
@@ -100,4 +97,4 @@ def stand_in() -> Iterator[ModuleType]:
             del sys.modules[name]
         sys.modules.update(outside)
         engine.reset_thread()
-        device.Machine.num_devices, device.Machine.has_driver = 2, True
+        device.restore_machine()

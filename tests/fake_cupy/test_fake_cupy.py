@@ -240,7 +240,7 @@ def test_device_and_stream_belong_to_a_thread(cupy):
 
 
 def test_there_may_be_no_driver(cupy):
-    Machine.has_driver = False
+    Machine.driver = 0
     assert not cupy.cuda.is_available()
     with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="InsufficientDriver"):
         cupy.empty(3)

@@ -5,7 +5,7 @@ import functools
 import pytest
 
 from owt_mpi.backends.cuda import CudaBackend
-from owt_mpi.backends.cuda_device import NoGpuError
+from owt_mpi.backends.cuda_finding import NoGpuError
 
 
 @functools.cache
