@@ -4,6 +4,10 @@ Work is enqueued on one stream, and the host goes on at once; only `to_host`, wh
 `start_to_host` returns, and `synchronize` wait for it.
 """
 
+from typing import Any
+
+import numpy as np
+
 from owt_mpi.backends.base import Array, Backend, Pair, Shape
 from owt_mpi.backends.checks import (
     check_dtypes,
@@ -15,7 +19,7 @@ from owt_mpi.backends.checks import (
 from owt_mpi.backends.cuda_kernels import winner_dtype
 from owt_mpi.backends.cuda_rows import CudaRows
 from owt_mpi.backends.cudnn import Cudnn, CudnnOptions, find_cudnn
-from owt_mpi.backends.cudnn_graphs import check_precision
+from owt_mpi.backends.cudnn_graphs import Precision, check_precision
 from owt_mpi.backends.gemm_conv import COLUMN_BYTES, GemmConv
 
 _CUDNN_DEFAULTS = CudnnOptions()
@@ -39,7 +43,8 @@ class CudaBackend(CudaRows):
         super().__init__(local_rank)
         facts = self._device.facts()
         self.device_name = facts.name
-        check_precision("tf32" if tf32 else "fp32", int(facts.compute_capability.replace(".", "")))
+        self._compute_capability = int(facts.compute_capability.replace(".", ""))
+        check_precision("tf32" if tf32 else "fp32", self._compute_capability)
         self.tf32 = tf32
         self._device.set_tf32(tf32)
         without_cudnn = "asked" if cudnn is None else find_cudnn()
@@ -65,6 +70,11 @@ class CudaBackend(CudaRows):
             f"{facts.name}, device {self._device.number}, compute capability {facts.compute_capability}, "
             f"{facts.total_bytes / 2**30:.0f} GiB; CuPy {self.xp.__version__}; {convolutions}"
         )
+
+    def check_computes(self, dtype: Any) -> None:
+        """Raise ValueError if the GPU has no units for products of numbers of `dtype`."""
+        halves: dict[str, Precision] = {"float16": "fp16", "bfloat16": "bf16"}
+        check_precision(halves.get(np.dtype(dtype).name, "fp32"), self._compute_capability)
 
     def conv2d(self, x: Array, w: Array, b: Array | None, stride: Pair, pad: Pair, relu: bool = False) -> Array:
         """See Backend."""

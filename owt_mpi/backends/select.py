@@ -38,10 +38,10 @@ def select_backend(
 
     auto is CUDA where there is a GPU and `dtype` is not float64, else oneDNN where that is installed and `dtype` is
     float32, else the reference. `tf32` lets CUDA multiply float32 numbers in TF32; nothing else can. Of several GPUs
-    the rank numbered `local_rank` on its node gets its own. ValueError if what was asked for cannot be had, or if there
-    are GPUs but too few; a library that the user names in OWT_MPI_LIBDNNL counts as asked for. Where options `cudnn`
-    are for nothing, without a GPU, the line says so. From now on the process keeps freed memory: what computes on the
-    host, or is staged there, is made in it.
+    the rank numbered `local_rank` on its node gets its own. ValueError if what was asked for cannot be had, if there
+    are GPUs but too few, or if they are too old for the precision; a library that the user names in OWT_MPI_LIBDNNL
+    counts as asked for. Where options `cudnn` are for nothing, without a GPU, the line says so. From now on the process
+    keeps freed memory: what computes on the host, or is staged there, is made in it.
     """
     backend, reason = _select(choice, dtype, local_rank, cudnn, tf32)
     idle = backend.name != "cuda" and cudnn != _CUDNN_DEFAULTS
@@ -60,6 +60,7 @@ def _select(choice: str, dtype: Any, local_rank: int, cudnn: CudnnOptions, tf32:
     if choice != "onednn":
         try:
             gpu = CudaBackend(local_rank, cudnn, tf32)
+            gpu.check_computes(wanted)
             return gpu, f"cuda ({why if choice == 'cuda' else 'auto: there is a GPU'}; {gpu.description})"
         except NoGpuError as error:
             if choice == "cuda":

@@ -10,6 +10,7 @@ from owt_mpi.backends import cuda
 from owt_mpi.backends.cuda import CudaBackend
 from owt_mpi.backends.cudnn import CudnnOptions
 from owt_mpi.backends.onednn_api import LIBRARY_VARIABLE, find_library
+from owt_mpi.backends.precision import HALF_DTYPES
 from owt_mpi.backends.select import select_backend
 from tests.cuda_backend import cuda_backend
 from tests.fake_cupy import Machine
@@ -52,6 +53,23 @@ def test_auto_takes_the_reference_for_halves_without_a_gpu():
 def test_a_gpu_computes_in_halves():
     with cuda_backend():
         assert select_backend("auto", np.float16)[0].name == "cuda"
+
+
+@pytest.mark.parametrize("choice", ["auto", "cuda"])
+@pytest.mark.parametrize(
+    ("capability", "dtype", "tf32", "message"),
+    [
+        ("70", HALF_DTYPES[-1], False, "'bf16' needs a GPU of compute capability 8.0 .* has 7.0; use fp32 or fp16"),
+        ("75", np.float32, True, "'tf32' needs a GPU of compute capability 8.0 or higher, this one has 7.5"),
+        ("61", np.float16, False, "'fp16' needs a GPU of compute capability 7.0 .* has 6.1; use fp32"),
+    ],
+)
+def test_a_precision_that_the_gpu_is_too_old_for_is_refused_at_the_start(choice, capability, dtype, tf32, message):
+    with cuda_backend():
+        Machine.compute_capability = capability
+        with pytest.raises(ValueError, match=message):
+            select_backend(choice, dtype, tf32=tf32)
+        assert select_backend(choice, np.float32)[0].name == "cuda"
 
 
 @pytest.mark.parametrize(
