@@ -6,29 +6,27 @@ ends them with everything that they started. For a shell: `python -m tests.slurm
 
 import os
 import secrets
-import shutil
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from tests.mpi_run import REPO_ROOT, descendants
+from tests.mpi_run import REPO_ROOT
+from tests.slurm.install import missing
+from tests.virtual_hosts import VirtualHost, command_of, environment_of
 
-PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "setpriv")
-INSTALL = ("apt-get", "install", "-y", "--no-install-recommends", "slurm-wlm", "libpmix2")
 GPU_FILES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random")  # SLURM wants device files, and opens none
 START_SECONDS = 60.0
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 CONFIGURATION = """\
 ClusterName=owt
 FirstJobId={first_job}
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost=controller(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser=root
 SlurmdUser=root
@@ -42,36 +40,24 @@ JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
-StateSaveLocation={folder}/ctld
+StateSaveLocation={folder}/controller
 SlurmdSpoolDir={folder}/%n
+TmpFS={folder}/%n/tmp
 SlurmctldPidFile={folder}/ctld.pid
 SlurmdPidFile={folder}/%n.pid
 SlurmctldLogFile={folder}/ctld.log
 SlurmdLogFile={folder}/%n.log
 ReturnToService=2
 JobRequeue=1
-KillWait=20
+KillWait={kill_wait}
 MinJobAge=3600
 SlurmdParameters=config_overrides
 GresTypes=gpu
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-NODE = "NodeName=n{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=4000 Gres=gpu:{gpus}\n"
-
-
-def missing() -> str | None:
-    """Return why there can be no cluster here, None if there can. Installs SLURM where OWT_MPI_INSTALL_SLURM is 1."""
-    if os.geteuid() != 0:
-        return "a SLURM cluster of virtual nodes is started by root alone"
-    if any(shutil.which(program) is None for program in PROGRAMS) and os.environ.get("OWT_MPI_INSTALL_SLURM") == "1":
-        subprocess.run(["apt-get", "update"], check=True, capture_output=True, timeout=300)
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(INSTALL, check=True, capture_output=True, timeout=600, env=environment)
-    absent = [program for program in PROGRAMS if shutil.which(program) is None]
-    if absent:
-        by_hand = " ".join(INSTALL)
-        return f"{', '.join(absent)} not found: {by_hand}, or set OWT_MPI_INSTALL_SLURM=1 to let the tests do it"
-    return None
+NODE = (
+    "NodeName=n{number} NodeHostname=n{number} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=4000 Gres=gpu:{gpus}\n"
+)
 
 
 def until(condition: Callable[[], bool], limit_s: float, what: Callable[[], str]) -> None:
@@ -83,34 +69,39 @@ def until(condition: Callable[[], bool], limit_s: float, what: Callable[[], str]
 
 
 class Cluster:
-    """`num_nodes` nodes n1, n2, ... of 4 CPUs and `num_gpus` GPUs each; files and logs in `folder`."""
+    """`num_nodes` nodes n1, n2, ... of 4 CPUs and `num_gpus` GPUs each; files and logs in `folder`.
 
-    def __init__(self, folder: Path, num_nodes: int = 2, num_gpus: int = 2) -> None:
+    Nodes have their own names, and this machine's network. `kill_wait` seconds pass between SIGTERM and SIGKILL.
+    """
+
+    def __init__(self, folder: Path, num_nodes: int = 2, num_gpus: int = 2, kill_wait: int = 60) -> None:
         self.folder, self.nodes = folder, [f"n{number}" for number in range(1, num_nodes + 1)]
-        self._num_gpus, self._daemons = num_gpus, {}
+        self._num_gpus, self._kill_wait = num_gpus, kill_wait
         self._let_go_on: set[tuple[str, str]] = set()  # jobs that were told to go on, and in which life
         inherited = {name: text for name, text in os.environ.items() if not name.startswith(("SLURM", "PMI", "OMPI"))}
-        # every process of the cluster, its jobs' included, inherits the second variable and is found by it in the end
-        self.env = {**inherited, "SLURM_CONF": f"{folder}/slurm.conf", "OWT_MPI_TEST_CLUSTER": str(folder)}
-        self._daemons: dict[str, subprocess.Popen[bytes]]
+        self.env = {**inherited, "SLURM_CONF": f"{folder}/slurm.conf"}
+        self._hosts: dict[str, VirtualHost] = {}
+        self._daemons: list[subprocess.Popen[bytes]] = []
+        self._running = ExitStack()
 
     def __enter__(self) -> "Cluster":
-        try:
+        with ExitStack() as stack:
             self._configure()
+            stack.callback(lambda: [daemon.wait() for daemon in self._daemons])  # when their hosts are gone
+            for name in ("controller", *self.nodes):
+                self._hosts[name] = stack.enter_context(VirtualHost(name, self.folder / "hosts"))
             self._start_munge()
-            self._start("ctld", ["slurmctld", "-D"])
+            self._start("controller", "slurmctld", "slurmctld", "-D")
             for node in self.nodes:
-                self.start_node(node)
+                self._start_node(node)
             until(lambda: self._idle() == len(self.nodes), START_SECONDS, self.logs)
-        except BaseException:
-            self._kill_all()
-            raise
+            self._running = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._kill_all()
+        self._running.close()
 
     def run(self, *command: str) -> str:
         """Return what a SLURM command prints. AssertionError with its message if it fails."""
@@ -141,23 +132,15 @@ class Cluster:
         """Return when a job is in `state`."""
         until(lambda: self.facts(job)["JobState"] == state, 120, lambda: f"{self.facts(job)}\n{self.logs()}")
 
-    def start_node(self, node: str) -> None:
-        """Start the daemon of a node."""
-        self._start(node, ["slurmd", "-D", "-N", node], PMIX_MCA_psec="native")
-
     @contextmanager
     def without_node(self, node: str) -> Iterator[None]:
         """Let a node fail, with all that runs on it, and come back after the block."""
-        daemon = self._daemons[node]
-        lost = descendants(daemon.pid)
-        daemon.kill()
-        daemon.wait()
+        self._hosts[node].kill_processes()
         self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
-        _kill([*lost, *_processes_with(self._mark, f"SLURMD_NODENAME={node}".encode())])
         try:
             yield
         finally:
-            self.start_node(node)
+            self._start_node(node)
             until(lambda: self._idle() == len(self.nodes), START_SECONDS, self.logs)
 
     def logs(self) -> str:
@@ -179,29 +162,29 @@ class Cluster:
             self._let_go_on.add(life)  # once, or its start would be put off for ever
         return facts["JobState"] in ENDED
 
-    @property
-    def _mark(self) -> bytes:
-        return f"OWT_MPI_TEST_CLUSTER={self.folder}".encode()
-
     def _is_there(self, job: str) -> bool:
         """Return whether a process of the job, or a slurmstepd that looks after one, is there."""
-        if _processes_with(self._mark, f"SLURM_JOB_ID={job}".encode()):
-            return True
-        daemon = f"slurmstepd: [{job}.".encode()
-        return any(daemon in _read(Path(f"/proc/{pid}/cmdline")) for pid in _processes_with(self._mark))
+        processes = [pid for host in self._hosts.values() for pid in host.processes()]
+        return any(
+            environment_of(pid).get(b"SLURM_JOB_ID") == job.encode()
+            or command_of(pid).startswith(f"slurmstepd: [{job}.".encode())
+            for pid in processes
+        )
 
     def _configure(self) -> None:
-        host, ports = socket.gethostname().split(".")[0], _free_ports(1 + len(self.nodes))
+        ports = _free_ports(1 + len(self.nodes))
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("ctld", *self.nodes):
-            (self.folder / name).mkdir()
+        for name in ("controller", *self.nodes):
+            (self.folder / name / "tmp").mkdir(parents=True)
+        (self.folder / "hosts").write_text(f"127.0.0.1 localhost controller {' '.join(self.nodes)}\n")
         nodes = "".join(
-            NODE.format(number=number, host=host, port=port, gpus=self._num_gpus)
-            for number, port in enumerate(ports[1:], 1)
+            NODE.format(number=number, port=port, gpus=self._num_gpus) for number, port in enumerate(ports[1:], 1)
         )
         # MPICH names what ranks of a node share by the job's number, and killed ranks leave it behind
         first_job = secrets.randbelow(60_000_000) + 1
-        text = CONFIGURATION.format(host=host, ports=ports, folder=self.folder, first_job=first_job)
+        text = CONFIGURATION.format(
+            ports=ports, folder=self.folder, first_job=first_job, kill_wait=self._kill_wait
+        )  # fmt: skip
         (self.folder / "slurm.conf").write_text(text.replace("PartitionName", f"{nodes}PartitionName"))
         files = ",".join(GPU_FILES[: self._num_gpus])
         (self.folder / "gres.conf").write_text(f"Name=gpu File={files}\n" if files else "")
@@ -215,50 +198,25 @@ class Cluster:
         key.write_bytes(secrets.token_bytes(128))
         options = {"socket": "socket", "key-file": "key", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
         given = [f"--{option}={folder}/{name}" for option, name in options.items()]
-        self._start("munge", ["munged", "--foreground", "--force", "--num-threads=2", *given])
+        self._start("controller", "munged", "munged", "--foreground", "--force", "--num-threads=2", *given)
         until((folder / "socket").exists, START_SECONDS, self.logs)
 
-    def _start(self, name: str, command: list[str], **variables: str) -> None:
-        with open(self.folder / f"{name}.out.log", "ab") as output:
-            self._daemons[name] = subprocess.Popen(  # ended by the kernel if the tests are killed
-                ["setpriv", "--pdeathsig", "KILL", *command],
+    def _start_node(self, node: str) -> None:
+        self._start(node, node, "slurmd", "-D", PMIX_MCA_psec="native")
+
+    def _start(self, host: str, log: str, *command: str, **variables: str) -> None:
+        """Start a daemon, which ends with its host."""
+        with open(self.folder / f"{log}.out.log", "ab") as output:
+            daemon = subprocess.Popen(  # ended by the kernel if the tests are killed
+                ["setpriv", "--pdeathsig", "KILL", *self._hosts[host].inside(*command)],
                 env=self.env | variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
+        self._daemons.append(daemon)
 
     def _idle(self) -> int:
         command = ["sinfo", "--noheader", "--states=idle", "--Node", "--format=%N"]
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False, timeout=60)
         return len(done.stdout.split())
-
-    def _kill_all(self) -> None:
-        """Kill the daemons, and every process that they started, until none is left."""
-        for daemon in self._daemons.values():
-            daemon.kill()
-            daemon.wait()
-        while left := _processes_with(self._mark):
-            _kill(left)
-
-
-def _kill(processes: Iterable[int]) -> None:
-    """Kill those of `processes` that are there."""
-    for pid in processes:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _processes_with(*variables: bytes) -> list[int]:
-    """Return the processes, but for this one, that have all of `variables` in their environment."""
-    environments = {int(path.parent.name): path for path in Path("/proc").glob("[0-9]*/environ")}
-    del environments[os.getpid()]
-    return [pid for pid, path in environments.items() if set(variables) <= set(_read(path).split(b"\0"))]
-
-
-def _read(path: Path) -> bytes:
-    """Return a file's content, nothing if its process has ended."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
 
 
 def _free_ports(count: int) -> list[int]:
@@ -274,7 +232,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    if reason := missing():
+    if reason := missing(open_mpi=False):
         sys.exit(reason)
     with Cluster(Path(sys.argv[1]).absolute()) as shell:
         print("a shell with a SLURM cluster; leave it to take the cluster down")

@@ -10,8 +10,9 @@ import pytest
 
 from owt_mpi.checkpoint.weights import read_weights
 from tests.command import conftest as small_training
-from tests.mpi_run import ONE_THREAD, OPEN_MPI_ENV, ends, find_mpirun, is_open_mpi
-from tests.slurm.cluster import Cluster, missing, until
+from tests.mpi_run import NO_MPIRUN, ONE_THREAD, OPEN_MPI_ENV, ends, find_mpirun, is_open_mpi
+from tests.slurm.cluster import Cluster, until
+from tests.slurm.install import missing
 
 # A network behind a gate, at which every rank halts in its fourth step until there is a file "open" or the rank is to
 # stop.
@@ -45,14 +46,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two nodes of 4 CPUs and 2 fake GPUs each, for all tests."""
-    reason = missing()
+def slurm() -> None:
+    """SLURM, or a skipped test."""
+    mpirun = find_mpirun()
+    if mpirun is None:
+        pytest.skip(NO_MPIRUN)
+    reason = missing(open_mpi=is_open_mpi(mpirun))
     if reason is not None:
         pytest.skip(reason)
     if not Path(sys.prefix, "bin", "activate").exists():
         pytest.skip("the tests do not run in a virtual environment")
-    with Cluster(tmp_path_factory.mktemp("slurm") / "cluster") as running:
+
+
+@pytest.fixture(scope="session")
+def cluster(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two nodes of 4 CPUs and 2 fake GPUs each, which give jobs a minute to write checkpoints after SIGTERM."""
+    with Cluster(tmp_path_factory.mktemp("slurm") / "cluster", kill_wait=60) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def strict_cluster(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """As `cluster`, but 2 seconds: where ranks are lost, those left wait for them and not for a signal."""
+    with Cluster(tmp_path_factory.mktemp("slurm") / "strict", kill_wait=2) as running:
         yield running
 
 
@@ -119,17 +135,15 @@ class Training:
         return read_weights(self.run_dir / "weights.h5")
 
 
+MakeTraining = Callable[[str, Cluster], Training]
+
+
 @pytest.fixture
-def make_training(
-    cluster: Cluster,
-    shards: Path,
-    preset: Path,
-    tmp_path: Path,
-) -> Iterator[Callable[[str], Training]]:
+def make_training(shards: Path, preset: Path, tmp_path: Path) -> Iterator[MakeTraining]:
     """Make trainings of 12 steps with a checkpoint after every second, not submitted yet; cancelled after the test."""
     made = []
 
-    def make(name: str) -> Training:
+    def make(name: str, cluster: Cluster) -> Training:
         folder = tmp_path / name
         folder.mkdir()
         nets = folder / "gated.py"
@@ -143,24 +157,24 @@ def make_training(
     for training in made:
         training.open_gate()
         if training.job:
-            cluster.run("scancel", training.job)
+            training.cluster.run("scancel", training.job)
             training.wait()
 
 
 @pytest.fixture
-def training(make_training: Callable[[str], Training]) -> Training:
+def training(make_training: MakeTraining, cluster: Cluster) -> Training:
     """A training, not submitted yet."""
-    return make_training("disturbed")
+    return make_training("disturbed", cluster)
 
 
 _undisturbed: dict[str, np.ndarray] = {}
 
 
 @pytest.fixture
-def undisturbed(make_training: Callable[[str], Training]) -> dict[str, np.ndarray]:
+def undisturbed(make_training: MakeTraining, cluster: Cluster) -> dict[str, np.ndarray]:
     """The weights of the training that nothing happens to; trained once, every test's data and nets being the same."""
     if not _undisturbed:
-        whole = make_training("undisturbed")
+        whole = make_training("undisturbed", cluster)
         whole.open_gate()
         assert whole.submit().wait() == "COMPLETED", whole.output
         _undisturbed.update(whole.weights())

@@ -9,7 +9,8 @@ import pytest
 
 from owt_mpi.checkpoint.reader import first_damage
 from owt_mpi.comm.serial import SerialCommunicator
-from tests.slurm.conftest import Training
+from tests.slurm.cluster import Cluster
+from tests.slurm.conftest import MakeTraining, Training
 
 LAUNCHERS = ["srun", "mpirun"]
 Weights = Mapping[str, np.ndarray]
@@ -91,8 +92,10 @@ def test_a_cancelled_job_leaves_no_rank_and_whole_checkpoints(training: Training
     assert_same_weights(training, undisturbed)
 
 
-def test_a_killed_rank_ends_the_job_and_it_goes_on_when_submitted_again(training: Training, undisturbed: Weights):
-    training.submit()
+def test_a_killed_rank_ends_the_job_and_it_goes_on_when_submitted_again(
+    make_training: MakeTraining, strict_cluster: Cluster, undisturbed: Weights
+):
+    training = make_training("disturbed", strict_cluster).submit()
     ranks = training.wait_until_halted()
     os.kill(ranks[3], signal.SIGKILL)
     assert training.wait() == "FAILED", training.output
@@ -105,9 +108,11 @@ def test_a_killed_rank_ends_the_job_and_it_goes_on_when_submitted_again(training
     assert_same_weights(training, undisturbed)
 
 
-def test_a_job_goes_on_on_the_node_that_is_left(training: Training, undisturbed: Weights):
-    cluster = training.cluster
-    training.submit()
+def test_a_job_goes_on_on_the_node_that_is_left(
+    make_training: MakeTraining, strict_cluster: Cluster, undisturbed: Weights
+):
+    cluster = strict_cluster
+    training = make_training("disturbed", cluster).submit()
     ranks = training.wait_until_halted()
     with cluster.without_node("n2"):
         training.wait_until_gone(ranks)
