@@ -61,9 +61,11 @@ def test_a_signal_to_the_script_lets_the_job_go_on_later(training: Training, und
 
 
 def test_the_end_of_the_time_is_announced_early_enough(training: Training, undisturbed: Weights):
-    """SLURM looks at the limits every half minute; one of two minutes, announced 90 seconds before, it sees in time."""
-    training.submit("--time=2", "--signal=B:USR1@90")
+    """The time is cut to two minutes from now when all ranks are halted; SLURM looks at limits every half minute."""
+    training.submit("--time=60", "--signal=B:USR1@90")
     training.wait_until_halted()
+    hours, minutes, _ = map(int, training.cluster.facts(training.job)["RunTime"].split(":"))
+    training.cluster.run("scontrol", "update", f"JobId={training.job}", f"TimeLimit={hours * 60 + minutes + 2}")
     assert training.wait() == "COMPLETED", training.output
     assert "stopped after step 5 by SIGUSR1" in training.output
     assert_went_on(training, 5)
