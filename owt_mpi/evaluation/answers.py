@@ -30,7 +30,7 @@ from owt_mpi.evaluation.network import (
     trained_facts,
 )
 from owt_mpi.evaluation.outcomes import scores_of
-from owt_mpi.evaluation.outputs import outputs_of
+from owt_mpi.outputs import outputs_of
 from owt_mpi.trainer import Trainer
 from owt_mpi.training.checkpoints import named_checkpoint
 from owt_mpi.training.setup import agreed, build_model, make_plan, open_backend

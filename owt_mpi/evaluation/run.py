@@ -21,6 +21,7 @@ from owt_mpi.data.augment import CentreView, TenViews
 from owt_mpi.data.facts import DataFacts, mean_and_scale
 from owt_mpi.data.jpeg_reader import JpegReader
 from owt_mpi.data.loader import Loader
+from owt_mpi.data.sample_names import all_names, names_of
 from owt_mpi.data.sampler import ValidationPlan
 from owt_mpi.data.shard_format import ShardReader
 from owt_mpi.evaluation.classes import check_classes
@@ -35,9 +36,8 @@ from owt_mpi.evaluation.network import (
 )
 from owt_mpi.evaluation.options import EvaluateOptions
 from owt_mpi.evaluation.outcomes import Outcomes, columns_of
-from owt_mpi.evaluation.outputs import Layer, find_layer, outputs_of
 from owt_mpi.evaluation.report import Report, write_json, write_npz
-from owt_mpi.evaluation.sample_names import all_names, names_of
+from owt_mpi.outputs import Layer, find_layer, outputs_of
 from owt_mpi.spans import about
 from owt_mpi.trainer import Trainer
 from owt_mpi.training.checkpoints import named_checkpoint
