@@ -1,15 +1,19 @@
 """What a run tells: metrics.jsonl for programs, lines or a progress bar for people. On rank 0; elsewhere, nothing."""
 
+import contextlib
 import json
+import os
 import sys
 import time
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from owt_mpi.comm.guard import STOPPED
 from owt_mpi.comm.launcher import launcher_rank
 
 
@@ -23,6 +27,25 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def _open_to_append(file: Path) -> TextIO:
+    """Return the file to append lines to. One that a run left half written, as it was killed, ends there."""
+    opened = file.open("a+b")
+    if opened.tell():
+        opened.seek(-1, os.SEEK_END)
+        if opened.read() != b"\n":
+            opened.write(b"\n")
+    return TextIOWrapper(opened, encoding="utf-8")
+
+
+def _how(error: BaseException | None) -> str:
+    """Return in one word how a run ended that ended with `error`, None for none."""
+    if error is None:
+        return "trained"
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return "stopped" if getattr(error, "code", None) == STOPPED else "failed"
+
+
 class Reporter:
     """Prints progress and appends records to `metrics_file`; silent without `active`.
 
@@ -33,9 +56,11 @@ class Reporter:
     def __init__(self, active: bool, metrics_file: Path | None, num_steps: int, progress: str = "auto") -> None:
         with_bar = progress == "bar" or (progress == "auto" and sys.stdout.isatty() and launcher_rank() is None)
         self._console = Console(highlight=False, soft_wrap=True, quiet=not active, force_terminal=with_bar)
-        self._file = metrics_file.open("a", encoding="utf-8") if active and metrics_file is not None else None
+        self._file = _open_to_append(metrics_file) if active and metrics_file is not None else None
         self._num_steps, self._started = num_steps, time.perf_counter()
         self._first_step = 0
+        self._steps_done = 0
+        self._has_begun = False
         self._progress: Progress | None = None
         if active and with_bar:
             columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
@@ -53,20 +78,28 @@ class Reporter:
         if self._progress is not None:
             self._progress.stop()
         if self._file is not None:
+            with contextlib.suppress(OSError):  # what ended the run is to be told, not this
+                if self._has_begun:
+                    self.record("end", step=self._steps_done, how=_how(error), why=str(error or ""))
             self._file.close()
 
     def say(self, text: str) -> None:
         """Print a line."""
         self._console.print(text, markup=False)
 
-    def begin_at(self, step: int) -> None:
-        """Count time and steps from here: the run goes on after `step` steps of an earlier one."""
+    def begin_at(self, step: int, **facts: Any) -> None:
+        """Count time and steps from here: the run begins, or goes on after `step` steps of an earlier one.
+
+        What the file says of later steps is of a run that was stopped, and is not so any more.
+        """
         self._started, self._first_step = time.perf_counter(), step
-        if step:
-            self.record("resume", step=step)
+        self._steps_done, self._has_begun = step, True
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        self.record("resume" if step else "begin", step=step, num_steps=self._num_steps, time=now, **facts)
 
     def advance(self, steps_done: int) -> None:
-        """Move the progress bar."""
+        """Take note of the steps done in all, and move the progress bar."""
+        self._steps_done = steps_done
         if self._progress is not None:
             self._progress.update(self._task, completed=steps_done)
 

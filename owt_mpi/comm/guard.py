@@ -15,6 +15,7 @@ from owt_mpi.comm.launcher import LaunchError, launcher_rank
 
 USAGE_ERROR = 2
 DATA_ERROR = 3
+STOPPED = 85  # a run that somebody wished to end early: not a failure, and to be gone on with
 INTERRUPTED = 130  # what a shell makes of Ctrl-C
 AGREEMENT_SECONDS = 10.0  # how long ranks that end together wait for each other before one of them aborts the job
 

@@ -6,7 +6,7 @@ from itertools import chain, islice
 import numpy as np
 
 from owt_mpi.accounts import Accounts
-from owt_mpi.comm.guard import CollectiveExit
+from owt_mpi.comm.guard import STOPPED, CollectiveExit
 from owt_mpi.comm.ledger import flow_rows
 from owt_mpi.config import Config
 from owt_mpi.data.loader import Loader
@@ -20,7 +20,7 @@ from owt_mpi.training.checkpoints import Position, RunCheckpoints
 from owt_mpi.training.data import Data
 from owt_mpi.training.drift import DriftError, check_same_weights
 from owt_mpi.training.several_views import tally_of_views
-from owt_mpi.training.stopping import STOPPED, wish_to_stop
+from owt_mpi.training.stopping import wish_to_stop
 
 
 @dataclass
@@ -68,7 +68,7 @@ class TrainingLoop:
             self.trainer.wish(Wishes(wish_to_stop() is not None, self.checkpoints.is_time()))
             self._window += self.trainer.train_step(batch, step, factor)
             self.position = Position(epoch, self.position.step_of_epoch + 1, step + 1)
-            self._after_step(self.trainer.trunk_lr * factor)
+            self._after_step(factor)
             if step + 1 == self._num_steps:
                 break
         self._validate()
@@ -77,7 +77,7 @@ class TrainingLoop:
         with self.accounts.paused():
             self.checkpoints.after_epoch(self.trainer, self.position, self._score, is_last)
 
-    def _after_step(self, lr: float) -> None:
+    def _after_step(self, lr_factor: float) -> None:
         step = self.position.step
         self.reporter.advance(step)
         if self.tracer is not None:
@@ -86,7 +86,7 @@ class TrainingLoop:
             if said is not None:
                 self.reporter.say(said)
         if step % self.config.run.log_every == 0 or step == self._num_steps:
-            self._close_window(lr)
+            self._close_window(lr_factor)
         for message in self.checkpoints.messages():
             self.reporter.say(message)
         is_epoch_over = self.position.step_of_epoch == self.data.train.plan.steps_per_epoch
@@ -112,7 +112,7 @@ class TrainingLoop:
         for message in self.checkpoints.messages():
             self.reporter.say(message)
 
-    def _close_window(self, lr: float) -> None:
+    def _close_window(self, lr_factor: float) -> None:
         """Say and record what the steps since the last time were."""
         position, reporter, trainer = self.position, self.reporter, self.trainer
         step, num_epochs, total = position.step, self.config.batch.epochs, self._window
@@ -122,7 +122,8 @@ class TrainingLoop:
         speed = total.num_examples / times.steps
         data_wait, exchange_wait = times.data_wait / times.steps, times.exchange_wait / times.steps
         reporter.record(
-            "train", epoch=position.epoch + 1, step=step, lr=lr, loss=total.loss, top1=total.top1,
+            "train", epoch=position.epoch + 1, step=step, trunk_lr=trainer.trunk_lr * lr_factor,
+            head_lr=trainer.head_lr * lr_factor, loss=total.loss, top1=total.top1, top5=total.top5,
             images_per_second=speed, data_wait=data_wait, exchange_wait=exchange_wait, **trainer.loss_scale.facts(),
         )  # fmt: skip
         reporter.record("wire", step=step, steps=num_steps, flows=flow_rows(flows))

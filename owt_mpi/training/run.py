@@ -182,7 +182,8 @@ def _train(setup: _Setup) -> None:
             if config.run.trace:
                 num_traced = min(config.run.trace_steps, steps - position.step)
                 tracer = Tracer(world, run_dir / "trace.json", num_traced)
-            reporter.begin_at(position.step)
+            batch = setup.data_state.global_batch
+            reporter.begin_at(position.step, ranks=world.size, global_batch=batch)
             checkpoints = RunCheckpoints(
                 saver,
                 parse_every(config.run.checkpoint_every),

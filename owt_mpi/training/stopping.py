@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-STOPPED = 85  # the exit code: not a failure, and to be gone on with
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 

@@ -57,6 +57,7 @@ def test_two_ranks_go_on_to_the_same_bits(mpirun: Run, shards: Path, preset: Pat
     records = records_of(run_dir)
     resumed = next(number for number, record in enumerate(records) if record["kind"] == "resume")
     assert records[resumed]["step"] == step
+    assert [r["how"] for r in records if r["kind"] == "end"] == ["trained", "trained"]
     train = [r for r in records[resumed:] if r["kind"] == "train"]
     assert [r["step"] for r in train] == [s for s in (3, 6, 9, 12) if s > step]
     assert [r for r in records[resumed:] if r["kind"] == "validation"][-1]["top1"] == [
@@ -97,6 +98,8 @@ def test_the_time_being_over_ends_the_run_with_a_checkpoint_and_its_own_code(
     assert stopped.returncode == 85
     assert "stopped after step 1 by --max-minutes 1e-06; go on by --run-dir and --resume auto" in stopped.stderr
     assert kept(tmp_path / "run") == [1]
+    end = records_of(tmp_path / "run")[-1]
+    assert (end["kind"], end["step"], end["how"]) == ("end", 1, "stopped")
     assert train_alone(*given, "--resume", "auto").returncode == 0
     whole = [*options(shards, preset, tmp_path / "whole"), "--virtual-ranks", "2", "--threads", "1"]
     assert train_alone(*whole).returncode == 0

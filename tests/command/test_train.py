@@ -92,7 +92,7 @@ def test_virtual_and_mpi_ranks_train_the_network_that_one_rank_does(
             np.testing.assert_allclose(weights[name], values, rtol=1e-9, atol=1e-12, err_msg=f"{other}: {name}")
         for ours, serial in zip(records_of(tmp_path / other), records_of(tmp_path / "one"), strict=True):
             assert (ours["kind"], ours["step"]) == (serial["kind"], serial["step"])
-            if ours["kind"] in ("wire", "ranks"):
+            if ours["kind"] not in ("train", "validation"):
                 continue
             assert ours["loss"] == pytest.approx(serial["loss"], rel=1e-9)
             assert ours["top1"] == serial["top1"]
@@ -155,9 +155,14 @@ def test_max_steps_ends_the_run_in_mid_epoch_with_validation_and_weights(shards:
     assert done.returncode == 0, done.stderr
     kinds = [(r["kind"], r["step"]) for r in records_of(tmp_path / "run")]
     assert kinds == [
+        ("begin", 0),
         *((kind, step) for step in (3, 4) for kind in ("train", "wire", "ranks")),
         ("validation", 4),
+        ("end", 4),
     ]
+    train = next(r for r in records_of(tmp_path / "run") if r["kind"] == "train")
+    assert train["trunk_lr"] == train["head_lr"] == pytest.approx(0.01 * 0.15874**2), "two milestones of three are over"
+    assert 0 <= train["top1"] <= train["top5"] <= 1
     assert (tmp_path / "run" / "weights.h5").exists()
 
 
