@@ -87,6 +87,9 @@ class RunOptions:
     """Stop after that many minutes, with a checkpoint and exit code 85, as after SIGTERM and SIGUSR1; 0: no limit."""
     log_every: int = 20
     """Steps between lines of progress and entries in metrics.jsonl."""
+    layer_stats_every: int = 500
+    """Steps between looks at every layer: mean, standard deviation and zeros of its outputs, and how far its weights
+    move. Costs about a forward pass each time; 0: never."""
     progress: Literal["auto", "bar", "lines"] = "auto"
     """Show a bar that moves besides the lines; auto: where the output is a terminal that no mpirun is in front of."""
     dry_run: bool = False
@@ -128,6 +131,7 @@ class Config:
             "check-weights": (self.run.check_weights, 0),
             "keep-checkpoints": (self.run.keep_checkpoints, 1),
             "log-every": (self.run.log_every, 1),
+            "layer-stats-every": (self.run.layer_stats_every, 0),
             "trace-steps": (self.run.trace_steps, 1),
         }
         _check_choices(self)

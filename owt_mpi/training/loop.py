@@ -9,7 +9,7 @@ from owt_mpi.accounts import Accounts
 from owt_mpi.comm.guard import STOPPED, CollectiveExit
 from owt_mpi.comm.ledger import flow_rows
 from owt_mpi.config import Config
-from owt_mpi.data.loader import Loader
+from owt_mpi.data.loader import Batch, Loader
 from owt_mpi.metrics import Reporter
 from owt_mpi.optim import schedule_factor
 from owt_mpi.parallel.head_update import HeadSchedule, head_update_of
@@ -19,6 +19,7 @@ from owt_mpi.trainer import NonFiniteLoss, Trainer
 from owt_mpi.training.checkpoints import Position, RunCheckpoints
 from owt_mpi.training.data import Data
 from owt_mpi.training.drift import DriftError, check_same_weights
+from owt_mpi.training.layer_statistics import layer_statistics
 from owt_mpi.training.several_views import tally_of_views
 from owt_mpi.training.stopping import wish_to_stop
 
@@ -68,7 +69,7 @@ class TrainingLoop:
             self.trainer.wish(Wishes(wish_to_stop() is not None, self.checkpoints.is_time()))
             self._window += self.trainer.train_step(batch, step, factor)
             self.position = Position(epoch, self.position.step_of_epoch + 1, step + 1)
-            self._after_step(factor)
+            self._after_step(batch, factor)
             if step + 1 == self._num_steps:
                 break
         self._validate()
@@ -77,8 +78,8 @@ class TrainingLoop:
         with self.accounts.paused():
             self.checkpoints.after_epoch(self.trainer, self.position, self._score, is_last)
 
-    def _after_step(self, lr_factor: float) -> None:
-        step = self.position.step
+    def _after_step(self, batch: Batch, lr_factor: float) -> None:
+        step, every = self.position.step, self.config.run.layer_stats_every
         self.reporter.advance(step)
         if self.tracer is not None:
             with self.accounts.paused():
@@ -87,6 +88,9 @@ class TrainingLoop:
                 self.reporter.say(said)
         if step % self.config.run.log_every == 0 or step == self._num_steps:
             self._close_window(lr_factor)
+        if every and step % every == 0:
+            with self.accounts.paused():
+                self.reporter.record("layers", step=step, **layer_statistics(self.trainer, batch, step))
         for message in self.checkpoints.messages():
             self.reporter.say(message)
         is_epoch_over = self.position.step_of_epoch == self.data.train.plan.steps_per_epoch

@@ -45,7 +45,8 @@ def options(shards: Path, preset: Path, run_dir: Path) -> list[str]:
 
 def test_two_mpi_ranks_learn_and_keep_their_run(mpirun: Run, shards: Path, preset: Path, tmp_path: Path):
     run_dir = tmp_path / "run"
-    result = mpirun(2, [*TRAIN, *options(shards, preset, run_dir), "--epochs", "6"]).check()
+    given = [*options(shards, preset, run_dir), "--epochs", "6", "--layer-stats-every", "10"]
+    result = mpirun(2, [*TRAIN, *given]).check()
     lines = result.rank_stdout[0].splitlines()
     assert result.rank_stdout[1] == "", "rank 0 speaks alone"
     assert lines[0].startswith("backend: ")
@@ -65,7 +66,7 @@ def test_two_mpi_ranks_learn_and_keep_their_run(mpirun: Run, shards: Path, prese
         windows = [each for r in records_of(run_dir) if r["kind"] == "wire" for each in r["flows"]]
         same = [each for each in windows if all(each[k] == flow[k] for k in ("label", "collective", "payload"))]
         assert sum(each["received_bytes"] for each in same) == flow["received_bytes"]
-        assert flow["calls"] % 36 == 0, "validation is left out"
+        assert flow["calls"] % 36 == 0, "validation and looks at the layers are left out"
         assert 0 <= flow["exposed_seconds"] <= flow["seconds"]
     assert any(line.startswith("  boundary all_gather_rows") for line in lines)
     assert "ranks, ms a step:" in lines
@@ -73,6 +74,11 @@ def test_two_mpi_ranks_learn_and_keep_their_run(mpirun: Run, shards: Path, prese
     assert len(times) == 2 * 12
     assert all(each["exchange_wait"] + each["data_wait"] < each["steps"] for each in times)
     assert json.loads((run_dir / "environment.json").read_text())["ranks"].startswith("2 ranks")
+    layers = [r for r in records_of(run_dir) if r["kind"] == "layers"]
+    assert [r["step"] for r in layers] == [10, 20, 30]
+    assert list(layers[0]["outputs"]) == ["trunk.conv1", "trunk.block2.conv", "trunk.block2.relu", "trunk.pool2",
+                                          "head.fc3", "head.relu3", "head.fc4"]  # fmt: skip
+    assert 0 < layers[0]["updates"]["head.fc4.weight"] < 1
 
 
 @pytest.mark.parametrize("scheme", ["dp", "a", "b", "c", "d"])
