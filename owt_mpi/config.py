@@ -89,7 +89,9 @@ class RunOptions:
     """Steps between lines of progress and entries in metrics.jsonl."""
     layer_stats_every: int = 500
     """Steps between looks at every layer: mean, standard deviation and zeros of its outputs, and how far its weights
-    move. Costs about a forward pass each time; 0: never."""
+    move. Costs about half a step each time; 0: never."""
+    samples: int = 12
+    """Validation images of which samples.json tells what the network says, after each validation of the same ones."""
     progress: Literal["auto", "bar", "lines"] = "auto"
     """Show a bar that moves besides the lines; auto: where the output is a terminal that no mpirun is in front of."""
     dry_run: bool = False
@@ -132,6 +134,7 @@ class Config:
             "keep-checkpoints": (self.run.keep_checkpoints, 1),
             "log-every": (self.run.log_every, 1),
             "layer-stats-every": (self.run.layer_stats_every, 0),
+            "samples": (self.run.samples, 0),
             "trace-steps": (self.run.trace_steps, 1),
         }
         _check_choices(self)

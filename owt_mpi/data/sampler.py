@@ -132,3 +132,26 @@ class ValidationPlan:
         order = np.full(self.steps_per_epoch * self.global_batch, PADDING, np.int64)
         order[: self.num_samples] = np.arange(self.num_samples)
         return order
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """One batch of `count` of the samples, spread evenly over all `num_samples`, filled up with PADDING."""
+
+    num_samples: int
+    global_batch: int
+    count: int
+    steps_per_epoch: int = 1
+    steps_together: int = 1
+
+    @property
+    def chosen(self) -> np.ndarray:
+        """The samples, int64: no more than there are, nor than fit into the batch."""
+        count = min(self.count, self.num_samples, self.global_batch)
+        return np.arange(count) * self.num_samples // count
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the samples, then PADDING, whatever the epoch."""
+        order = np.full(self.global_batch, PADDING, np.int64)
+        order[: len(self.chosen)] = self.chosen
+        return order

@@ -18,17 +18,18 @@ from owt_mpi.data.jpeg_reader import JpegReader
 from owt_mpi.data.loader import Loader
 from owt_mpi.data.manifest import Manifest
 from owt_mpi.data.readers import Reader, SyntheticReader
-from owt_mpi.data.sampler import BatchPlan, TrainPlan, ValidationPlan
+from owt_mpi.data.sampler import BatchPlan, SamplePlan, TrainPlan, ValidationPlan
 from owt_mpi.data.shard_format import ShardReader
 
 
 @dataclass(frozen=True)
 class Data:
-    """The two loaders of a run, and what they read; no validation where the data has none."""
+    """The loaders of a run, and what they read; no validation, and no samples of it, where the data has none."""
 
     train: Loader
     validation: Loader | None
     readers: tuple[Reader, Reader | None]
+    samples: Loader | None
 
 
 def open_readers(config: Config, num_threads: int) -> tuple[Reader, Reader | None]:
@@ -101,4 +102,9 @@ def make_loaders(
         if validation is None
         else loader(validation, ValidationPlan(validation.num_samples, global_batch), fixed_views, scale),
         readers=(reader, validation),
+        samples=None
+        if validation is None or config.run.samples == 0
+        else loader(
+            validation, SamplePlan(validation.num_samples, global_batch, config.run.samples), CentreView(crop), scale
+        ),
     )

@@ -20,6 +20,7 @@ from owt_mpi.training.checkpoints import Position, RunCheckpoints
 from owt_mpi.training.data import Data
 from owt_mpi.training.drift import DriftError, check_same_weights
 from owt_mpi.training.layer_statistics import layer_statistics
+from owt_mpi.training.samples import SampleRecorder
 from owt_mpi.training.several_views import tally_of_views
 from owt_mpi.training.stopping import wish_to_stop
 
@@ -37,6 +38,7 @@ class TrainingLoop:
     checkpoints: RunCheckpoints
     position: Position
     tracer: Tracer | None = None
+    samples: SampleRecorder | None = None
 
     def run(self) -> Score | None:
         """Run the epochs, each followed by validation; return the last validation's score, None without any.
@@ -144,7 +146,11 @@ class TrainingLoop:
             return
         with self.accounts.paused():
             score = self._score = validate(self.trainer, self.data.validation)
-        epoch = self.position.epoch + 1
+            epoch = self.position.epoch + 1
+            if self.samples is not None:
+                said = self.samples.record(self.trainer, epoch, self.position.step)
+                if said is not None:
+                    self.reporter.say(said)
         self.reporter.record(
             "validation", epoch=epoch, step=self.position.step, loss=score.loss, top1=score.top1, top5=score.top5,
             images=score.num_examples,

@@ -44,6 +44,7 @@ from owt_mpi.training.data import Data, data_facts, fill_cache, make_loaders, op
 from owt_mpi.training.folder import make_run_dir, write_description
 from owt_mpi.training.loop import TrainingLoop, num_steps
 from owt_mpi.training.resume import restore_momentum
+from owt_mpi.training.samples import SampleRecorder
 from owt_mpi.training.setup import agreed, build_model, make_plan, open_backend
 from owt_mpi.trunk_pass import describe_replay
 
@@ -192,8 +193,9 @@ def _train(setup: _Setup) -> None:
                 config.run.check_weights > 0,
             )
             loop = TrainingLoop(
-                config, trainer, setup.data, setup.head_updates, reporter, accounts, checkpoints, position, tracer
-            )
+                config, trainer, setup.data, setup.head_updates, reporter, accounts, checkpoints, position, tracer,
+                _sample_recorder(setup, run_dir / "samples.json"),
+            )  # fmt: skip
             score = loop.run()
         reporter.say(f"memory: {peak_resident_bytes() / 1e6:,.1f} MB of the host resident at the peak on rank 0")
         _save(run_dir / "weights.h5", trainer, setup.layout)
@@ -203,9 +205,17 @@ def _train(setup: _Setup) -> None:
         if score is not None:
             reporter.say(f"validation accuracy {score.top1:.2%} (top-1), {score.top5:.2%} (top-5)")
         kept = ["config.toml", "environment.json", "metrics.jsonl", "weights.h5", "wire.json"]
-        if (run_dir / "checkpoints").exists():
-            kept.append("checkpoints")
+        kept += [name for name in ("samples.json", "checkpoints") if (run_dir / name).exists()]
         reporter.say(f"run kept in {run_dir}: {', '.join(kept)}")
+
+
+def _sample_recorder(setup: _Setup, file: Path) -> SampleRecorder | None:
+    """Return what keeps samples of the validation, None where there is none."""
+    loader, (train, validation) = setup.data.samples, setup.data.readers
+    facts = data_facts(train)
+    if loader is None or validation is None or facts is None:
+        return None
+    return SampleRecorder(loader, validation, facts, setup.config.model.crop, file)
 
 
 def _start(setup: _Setup, start: Path | None) -> tuple[Trainer, Position, float]:
