@@ -92,6 +92,8 @@ class RunOptions:
     move. Costs about half a step each time; 0: never."""
     samples: int = 12
     """Validation images of which samples.json tells what the network says, after each validation of the same ones."""
+    tensorboard: bool = False
+    """Also write what metrics.jsonl says as events for TensorBoard, into the folder tensorboard of the run."""
     progress: Literal["auto", "bar", "lines"] = "auto"
     """Show a bar that moves besides the lines; auto: where the output is a terminal that no mpirun is in front of."""
     dry_run: bool = False

@@ -5,6 +5,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from owt_mpi.comm.guard import STOPPED
 from owt_mpi.comm.launcher import launcher_rank
+from owt_mpi.tensorboard import EventFile
 
 
 def duration(seconds: float) -> str:
@@ -49,14 +52,25 @@ def _how(error: BaseException | None) -> str:
 class Reporter:
     """Prints progress and appends records to `metrics_file`; silent without `active`.
 
+    Records also go to an event file in `events_folder`, if there is one; where that fails, they do no more.
+
     Prints lines, and keeps a progress bar below them if `progress` is "bar", or "auto" on a terminal. Under mpirun
     "auto" means lines: MPICH gives ranks a pipe, and Open MPI a terminal of its own even if its output is a file.
     """
 
-    def __init__(self, active: bool, metrics_file: Path | None, num_steps: int, progress: str = "auto") -> None:
+    def __init__(
+        self,
+        active: bool,
+        metrics_file: Path | None,
+        num_steps: int,
+        progress: str = "auto",
+        events_folder: Path | None = None,
+    ) -> None:
         with_bar = progress == "bar" or (progress == "auto" and sys.stdout.isatty() and launcher_rank() is None)
         self._console = Console(highlight=False, soft_wrap=True, quiet=not active, force_terminal=with_bar)
         self._file = _open_to_append(metrics_file) if active and metrics_file is not None else None
+        self._events_folder = events_folder if active else None
+        self._events: EventFile | None = None
         self._num_steps, self._started = num_steps, time.perf_counter()
         self._first_step = 0
         self._steps_done = 0
@@ -82,6 +96,9 @@ class Reporter:
                 if self._has_begun:
                     self.record("end", step=self._steps_done, how=_how(error), why=str(error or ""))
             self._file.close()
+        if self._events is not None:
+            with self._noting_failure_of_events():
+                self._events.close()
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -94,6 +111,9 @@ class Reporter:
         """
         self._started, self._first_step = time.perf_counter(), step
         self._steps_done, self._has_begun = step, True
+        if self._events_folder is not None:
+            with self._noting_failure_of_events():
+                self._events = EventFile(self._events_folder, step)
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self.record("resume" if step else "begin", step=step, num_steps=self._num_steps, time=now, **facts)
 
@@ -115,3 +135,18 @@ class Reporter:
             seconds = round(time.perf_counter() - self._started, 3)
             self._file.write(json.dumps({"kind": kind, "seconds": seconds, **values}) + "\n")
             self._file.flush()
+        if self._events is not None:
+            with self._noting_failure_of_events():
+                self._events.write(kind, values)
+
+    @contextmanager
+    def _noting_failure_of_events(self) -> Iterator[None]:
+        """Say so where the disk fails within, and write no more events; the run goes on."""
+        try:
+            yield
+        except OSError as error:
+            events, self._events = self._events, None
+            if events is not None:
+                with contextlib.suppress(OSError):
+                    events.close()
+            self.say(f"no more events for TensorBoard are written to {self._events_folder}: {error}")

@@ -28,6 +28,7 @@ from owt_mpi.parallel.head_update import HeadSchedule, parse_head_update
 from owt_mpi.parallel.layout import Layout, images_per_rank, make_layout
 from owt_mpi.stragglers import rank_lines
 from owt_mpi.summary import print_summary, summarise
+from owt_mpi.tensorboard import check_installed
 from owt_mpi.trace import Tracer
 from owt_mpi.trainer import Trainer
 from owt_mpi.training.checkpoints import (
@@ -96,6 +97,8 @@ def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) 
 def _set_up(config: Config, world: Communicator, ranks_sharing_cores: int) -> _Setup:
     """Return what the run is made of. CollectiveExit if something is wrong. All ranks call."""
     with agreed(world, USAGE_ERROR):
+        if config.run.tensorboard:
+            check_installed()
         dtype = compute_dtype(config.parallel.precision, config.parallel.dtype)
         backend, reason, num_threads = open_backend(config, world, ranks_sharing_cores)
         per_rank = config.batch.images_per_rank or images_per_rank(config.batch.global_batch, world.size)
@@ -157,9 +160,10 @@ def _train(setup: _Setup) -> None:
         run_dir = make_run_dir(config, world)
     with agreed(world, DATA_ERROR):
         start, said = find_start(config.run.resume, run_dir / "checkpoints", world)
+    events = run_dir / "tensorboard" if config.run.tensorboard else None
     with (
         setup.watch.running(run_dir / "progress"),
-        Reporter(world.rank == 0, run_dir / "metrics.jsonl", steps, config.run.progress) as reporter,
+        Reporter(world.rank == 0, run_dir / "metrics.jsonl", steps, config.run.progress, events) as reporter,
     ):
         facts = {**setup.facts, "memory": str(memory), **cache}
         for line in [*(f"{name}: {fact}" for name, fact in facts.items()), *said]:
@@ -205,7 +209,7 @@ def _train(setup: _Setup) -> None:
         if score is not None:
             reporter.say(f"validation accuracy {score.top1:.2%} (top-1), {score.top5:.2%} (top-5)")
         kept = ["config.toml", "environment.json", "metrics.jsonl", "weights.h5", "wire.json"]
-        kept += [name for name in ("samples.json", "checkpoints") if (run_dir / name).exists()]
+        kept += [name for name in ("samples.json", "tensorboard", "checkpoints") if (run_dir / name).exists()]
         reporter.say(f"run kept in {run_dir}: {', '.join(kept)}")
 
 

@@ -45,14 +45,14 @@ def options(shards: Path, preset: Path, run_dir: Path) -> list[str]:
 
 def test_two_mpi_ranks_learn_and_keep_their_run(mpirun: Run, shards: Path, preset: Path, tmp_path: Path):
     run_dir = tmp_path / "run"
-    given = [*options(shards, preset, run_dir), "--epochs", "6", "--layer-stats-every", "10"]
+    given = [*options(shards, preset, run_dir), "--epochs", "6", "--layer-stats-every", "10", "--tensorboard"]
     result = mpirun(2, [*TRAIN, *given]).check()
     lines = result.rank_stdout[0].splitlines()
     assert result.rank_stdout[1] == "", "rank 0 speaks alone"
     assert lines[0].startswith("backend: ")
     assert "ranks: 2 ranks, trunk data parallel, head split over 2 ranks, scheme (c)" in lines
     assert any(line.startswith("epoch 1/6 step 3/36: loss ") and "images/s" in line for line in lines)
-    kept = "config.toml, environment.json, metrics.jsonl, weights.h5, wire.json, samples.json, checkpoints"
+    kept = "config.toml, environment.json, metrics.jsonl, weights.h5, wire.json, samples.json, tensorboard, checkpoints"
     assert lines[-1] == f"run kept in {run_dir}: {kept}"
     last = [r for r in records_of(run_dir) if r["kind"] == "validation"][-1]
     assert last["images"] == 21
@@ -72,6 +72,7 @@ def test_two_mpi_ranks_learn_and_keep_their_run(mpirun: Run, shards: Path, prese
     assert len(times) == 2 * 12
     assert all(each["exchange_wait"] + each["data_wait"] < each["steps"] for each in times)
     assert json.loads((run_dir / "environment.json").read_text())["ranks"].startswith("2 ranks")
+    assert len(list((run_dir / "tensorboard").iterdir())) == 1, "of rank 0"
     assert len(json.loads((run_dir / "samples.json").read_text())["images"]) == 12
     layers = [r for r in records_of(run_dir) if r["kind"] == "layers"]
     assert [r["step"] for r in layers] == [10, 20, 30]
