@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from types import ModuleType
@@ -18,6 +19,7 @@ DATA_ERROR = 3
 STOPPED = 85  # a run that somebody wished to end early: not a failure, and to be gone on with
 INTERRUPTED = 130  # what a shell makes of Ctrl-C
 AGREEMENT_SECONDS = 10.0  # how long ranks that end together wait for each other before one of them aborts the job
+_LOOK_SECONDS = 1.0  # between looks whether the launcher is still there
 
 _first_failure = threading.Lock()
 
@@ -38,9 +40,12 @@ def run_command(main: Callable[[], int]) -> NoReturn:
 
     The exit code is 0 if main returns 0 on all ranks, that of a CollectiveExit, 130 on Ctrl-C, and else that of the
     failing rank: 1 for an exception in any thread (its traceback is printed under the rank's number), or what
-    sys.exit or `main` gave.
+    sys.exit or `main` gave. An exception with an `exit_code` is for people: its message is printed, and that the code.
+    A rank whose launcher is killed, and which would go on alone, ends too.
     """
     threading.excepthook = _fail_for_thread
+    if launcher_rank() is not None:
+        threading.Thread(target=_end_with, args=(os.getppid(),), name="launcher", daemon=True).start()
     try:
         code = main()
         if code == 0:
@@ -53,7 +58,10 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         fail("interrupted", INTERRUPTED)
     except SystemExit as end:
         _fail_or_exit(end)
-    except BaseException:
+    except BaseException as error:
+        code_for_people = getattr(error, "exit_code", None)
+        if code_for_people is not None:
+            fail("; ".join([f"error: {error}", *getattr(error, "__notes__", [])]), code_for_people)
         fail(traceback.format_exc(), 1)
     if code != 0:
         _fail_or_exit(SystemExit(code))
@@ -110,6 +118,16 @@ def _fail_or_exit(end: SystemExit) -> NoReturn:
     if _who():
         fail(f"exit with code {code}{said}", code)
     sys.exit(end.code)
+
+
+def _end_with(launcher: int) -> None:
+    """End this rank when its parent process, the launcher's part on this host, has ended before it.
+
+    MPICH's mpirun does not notice that, and the ranks would train on unseen, with the GPUs, beside the next job.
+    """
+    while os.getppid() == launcher:
+        time.sleep(_LOOK_SECONDS)
+    fail(f"the process that started it ({launcher}, the launcher's on this host) has ended", 1)
 
 
 def _fail_for_thread(failure: threading.ExceptHookArgs) -> None:

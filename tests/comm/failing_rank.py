@@ -37,6 +37,17 @@ def raises_while_its_collective_is_under_way(comm: Communicator) -> int:
     return 0
 
 
+class _BadShard(ValueError):
+    exit_code = 3
+
+
+def raises_what_is_for_people(comm: Communicator) -> int:
+    if comm.rank == FAILING:
+        raise _BadShard("shard 7 was cut; copy it again")
+    comm.barrier()
+    return 0
+
+
 def raises_in_a_thread(comm: Communicator) -> int:
     def load() -> NoReturn:
         raise KeyError("shard 7")
@@ -108,6 +119,15 @@ def loses_its_launcher(comm: Communicator) -> int:
     if comm.rank == FAILING:
         os.kill(_launcher_pid(), signal.SIGTERM)
     comm.dup("never").barrier() if comm.rank != FAILING else threading.Event().wait()
+    return 0
+
+
+def loses_its_parent(comm: Communicator) -> int:
+    Path(sys.argv[2], str(comm.rank)).write_text(str(os.getpid()))
+    comm.barrier()
+    if comm.rank == FAILING:
+        os.kill(os.getppid(), signal.SIGKILL)
+    threading.Event().wait()
     return 0
 
 
