@@ -1,13 +1,17 @@
 """How a command ends: together, or, when one rank fails, at once and on all ranks. No rank is left waiting."""
 
+import array
 import contextlib
+import fcntl
 import os
 import socket
+import stat
 import sys
+import termios
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NoReturn
 
@@ -19,6 +23,7 @@ DATA_ERROR = 3
 STOPPED = 85  # a run that somebody wished to end early: not a failure, and to be gone on with
 INTERRUPTED = 130  # what a shell makes of Ctrl-C
 AGREEMENT_SECONDS = 10.0  # how long ranks that end together wait for each other before one of them aborts the job
+_READING_SECONDS = 2.0  # how long the launcher may take to read the message of a rank that aborts
 _LOOK_SECONDS = 1.0  # between looks whether the launcher is still there
 
 _first_failure = threading.Lock()
@@ -97,6 +102,7 @@ def _end_together(code: int, message: str) -> NoReturn:
     if message and rank == 0:
         print(message, file=sys.stderr)
     _flush()
+    _let_launcher_read()
     if code != 0 and world is not None and world.size > 1 and "HYDI_CONTROL_FD" in os.environ:
         # MPICH's mpirun kills the ranks that are still exiting when the first has exited with a code, and reports
         # the kill in place of the code; an abort by one rank it reports by its code alone
@@ -148,9 +154,27 @@ def fail(text: str, code: int) -> NoReturn:
         _flush()
         with contextlib.suppress(OSError):
             os.write(2, (f"{who}:{separator}{text.strip()}\n" if who else f"{text.strip()}\n").encode())
+        _let_launcher_read()
         _abort(code)
     finally:
         os._exit(code)  # not sys.exit: nothing at exit may wait for another rank or thread
+
+
+def _let_launcher_read(files: Sequence[int] = (1, 2)) -> None:
+    """Return when the launcher has read what this rank has written to stdout and stderr, or after a while.
+
+    MPICH's forgets what it has not read when a rank aborts: without this the message was lost in 1 of 15 jobs.
+    """
+    if launcher_rank() is None:
+        return
+    end = time.monotonic() + _READING_SECONDS
+    for file in files:
+        with contextlib.suppress(OSError):
+            unread = array.array("i", [0])
+            while stat.S_ISFIFO(os.fstat(file).st_mode) and fcntl.ioctl(file, termios.FIONREAD, unread) == 0:
+                if unread[0] == 0 or time.monotonic() >= end:
+                    break
+                time.sleep(0.001)
 
 
 def _abort(code: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from owt_mpi.comm import guard
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.guard import CollectiveExit, agree
 from owt_mpi.comm.serial import SerialCommunicator
@@ -44,6 +45,30 @@ def test_a_failing_rank_ends_the_job_with_its_code_and_name(mpirun: Run, case: s
     if "Traceback" in said:
         assert result.rank_stderr[1].endswith("KeyError: 'shard 7'\n")
         assert result.rank_stderr[1].count("Traceback") == 1
+
+
+def test_a_rank_that_aborts_lets_the_launcher_read_its_message_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPICH's forgets what it has not read."""
+    monkeypatch.setenv("PMI_RANK", "1")
+    reading, writing = os.pipe()
+    os.write(writing, b"rank 1: the fan has stopped\n")
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            os.read(reading, 100)
+
+    monkeypatch.setattr(guard.time, "sleep", sleep)
+    guard._let_launcher_read([writing])
+    assert len(slept) == 3
+    os.write(writing, b"nobody reads this")
+    clock = iter(range(100))
+    monkeypatch.setattr(guard.time, "monotonic", lambda: float(next(clock)))
+    guard._let_launcher_read([writing])
+    assert len(slept) < 6, "it does not wait for ever"
+    os.close(writing)
+    os.close(reading)
 
 
 def test_a_rank_that_raises_before_mpi_ends_the_job(mpirun: Run) -> None:
