@@ -16,16 +16,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
-
-from owt_mpi.checkpoint.parts import Part
 from owt_mpi.disk import sha256_of, sync_file
-from owt_mpi.plain_hdf5.reader import LIBVER
 
 FORMAT_NAME = "owt_mpi.checkpoint"
 FORMAT_VERSION = 1
@@ -115,15 +110,6 @@ def step_of(folder: Path) -> int | None:
 def part_name(rank: int, num_ranks: int) -> str:
     """Return the name of a rank's file: part-00000-of-00004.h5."""
     return f"part-{rank:05d}-of-{num_ranks:05d}.h5"
-
-
-def write_parts(path: Path, parts: Iterable[Part]) -> FileEntry:
-    """Write a rank's parts to `path`, bring them to the disk, and return what the manifest says of the file."""
-    with h5py.File(path, "w", libver=LIBVER, locking=False) as file:
-        for part in parts:
-            dataset = file.create_dataset(part.name, data=part.values)
-            dataset.attrs["start"], dataset.attrs["global_shape"] = part.start, part.global_shape
-    return finished_entry(path)
 
 
 def finished_entry(path: Path) -> FileEntry:

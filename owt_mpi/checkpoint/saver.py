@@ -21,9 +21,9 @@ from owt_mpi.checkpoint.format import (
     CheckpointManifest,
     FileEntry,
     part_name,
-    write_parts,
 )
 from owt_mpi.checkpoint.joined import write_joined
+from owt_mpi.checkpoint.part_file import write_parts
 from owt_mpi.checkpoint.parts import Part
 from owt_mpi.comm.base import Communicator
 

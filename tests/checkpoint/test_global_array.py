@@ -10,8 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
-from owt_mpi.checkpoint.format import CheckpointError, write_parts
+from owt_mpi.checkpoint.format import CheckpointError
 from owt_mpi.checkpoint.global_array import GlobalArray, open_arrays
+from owt_mpi.checkpoint.part_file import write_parts
 from owt_mpi.checkpoint.parts import Part
 
 WHOLE = np.random.default_rng(2).standard_normal((7, 6, 3)).astype(np.float32)
