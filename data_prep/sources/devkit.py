@@ -4,17 +4,17 @@ The labels are ILSVRC2012_IDs, from 1, in the order of the validation files' nam
 the WNIDs, by which classes are named and ordered everywhere else; meta.mat says which is which.
 """
 
-import io
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from data_prep.sources.matlab import Value, read_structs
 from data_prep.sources.source import Source, is_below
 from data_prep.sources.tree import Entry
 from owt_mpi.data.manifest import DataError
 
 META_FILE = "meta.mat"
 TRUTH_FILE = "ILSVRC2012_validation_ground_truth.txt"
-_FIELDS = ["ILSVRC2012_ID", "WNID", "words", "num_train_images", "num_children"]
+_FIELDS = ("ILSVRC2012_ID", "WNID", "words", "num_train_images", "num_children")
 
 
 class _Synset(NamedTuple):
@@ -62,14 +62,22 @@ def _only(source: Source, folder: str, name: str) -> Entry:
 
 def _read_synsets(content: bytes, label: str) -> list[_Synset]:
     try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ValueError(f"{label} is a MATLAB file, read with SciPy; run pip install 'owt_mpi[prep]'") from error
-    try:
-        rows = loadmat(io.BytesIO(content), squeeze_me=True, variable_names=["synsets"])["synsets"]
+        rows = read_structs(content, "synsets", _FIELDS)
         return [
-            _Synset(int(id_), str(wnid), str(words), int(num_train_images), int(num_children))
-            for id_, wnid, words, num_train_images, num_children in rows[_FIELDS]
+            _Synset(_whole(id_), _text(wnid), _text(words), _whole(num_train_images), _whole(num_children))
+            for id_, wnid, words, num_train_images, num_children in rows
         ]
-    except Exception as error:  # SciPy raises almost anything for a damaged file
-        raise DataError(f"{label} is damaged ({type(error).__name__}: {error}); fetch it again") from error
+    except ValueError as error:
+        raise DataError(f"{label} is damaged ({error}); fetch it again") from error
+
+
+def _whole(value: Value) -> int:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    raise ValueError(f"{value!r:.40} is no whole number")
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"{value!r:.40} is no text")
