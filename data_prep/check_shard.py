@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from owt_mpi.data.decode import BROKEN, decode_window
+from owt_mpi.data.decode import BROKEN, decode_window, silence_pillow
 from owt_mpi.data.manifest import DataError, Manifest, ShardEntry
 from owt_mpi.data.pixel_sums import PixelSums
 from owt_mpi.data.shard_file import OpenShard, open_shard
@@ -82,6 +82,7 @@ def _check_images(shard: OpenShard, record: ShardRecord, manifest: Manifest) -> 
         if not all(np.array_equal(getattr(sums, part), getattr(there, part)) for part in parts):
             yield "its pixels do not have the sums that it says"
         return
+    silence_pillow()
     for row, (height, width) in enumerate(shard.sizes.tolist()):
         content = shard.images[int(shard.offsets[row]) : int(shard.offsets[row + 1])].tobytes()
         try:

@@ -1,7 +1,6 @@
 """From the bytes of an image file to what a shard stores of it, as the reference pipelines do it."""
 
 import io
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,9 +86,7 @@ def _remarks(image: Image.Image, name: str, recipe: Recipe) -> tuple[str, ...]:
 def _orientation(image: Image.Image) -> int:
     if "exif" not in image.info:
         return 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # damaged tags do not damage the image
-        try:
-            return int(image.getexif().get(ExifTags.Base.Orientation, 0))
-        except (*BROKEN, AttributeError):
-            return 0
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 0))
+    except (*BROKEN, AttributeError):  # damaged tags do not damage the image
+        return 0

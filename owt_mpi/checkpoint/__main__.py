@@ -79,7 +79,7 @@ def _run(command: Show | Verify | Diff) -> tuple[Table, Any, int]:
 
 def show(command: Show) -> tuple[Table, Any, int]:
     """Return the arrays of a checkpoint as a table and as what JSON holds, and the exit code."""
-    with Checkpoint(resolve(command.path)) as checkpoint:
+    with _opened(command.path) as checkpoint:
         manifest = checkpoint.manifest
         arrays = {
             name: {"shape": list(array.shape), "dtype": str(array.dtype), "has_momentum": name in checkpoint.momentum}
@@ -139,7 +139,7 @@ def verify_all(command: Verify) -> tuple[Table, Any, int]:
 
 def diff(command: Diff) -> tuple[Table, Any, int]:
     """Return a line for each array as a table and as what JSON holds, and the exit code."""
-    with Checkpoint(resolve(command.first)) as first, Checkpoint(resolve(command.second)) as second:
+    with _opened(command.first) as first, _opened(command.second) as second, np.errstate(all="ignore"):
         rows = [
             {"array": f"{kind}/{name}", **_compare(name, a, b)}
             for kind, a, b in (
@@ -159,6 +159,13 @@ def diff(command: Diff) -> tuple[Table, Any, int]:
     return table, rows, DIFFERENT if differ else 0
 
 
+def _opened(path: Path) -> Checkpoint:
+    """Return the checkpoint that the user named, all of which is as it was written."""
+    found = resolve(path)
+    verify(found)
+    return Checkpoint(found)
+
+
 def _compare(name: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Return the largest difference of an array, relative to its largest element, None where that has no meaning."""
     for arrays, which in ((first, "first"), (second, "second")):
@@ -174,7 +181,8 @@ def _compare(name: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> 
 
 
 def _root_mean_square(values: np.ndarray) -> str:
-    return f"{np.sqrt(np.square(values, dtype=np.float64).mean()):.3e}"
+    with np.errstate(all="ignore"):
+        return f"{np.sqrt(np.square(values, dtype=np.float64).mean()):.3e}"
 
 
 if __name__ == "__main__":

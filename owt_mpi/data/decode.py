@@ -7,6 +7,7 @@ into its array, and need no copies between processes.
 import io
 import itertools
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -20,6 +21,14 @@ BROKEN = (
     struct.error, zlib.error, Image.DecompressionBombError,
 )  # what Pillow's decoders raise for damaged files  # fmt: skip
 _SMALLER_BY = (8, 4, 2)  # the scales at which libjpeg decodes
+
+
+def silence_pillow() -> None:
+    """Let Pillow not warn of damaged tags, which do not damage the image, in this process from now on.
+
+    For threads: there is no silence for a while that one of them could have for itself.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageError(ValueError):

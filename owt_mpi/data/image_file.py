@@ -19,11 +19,11 @@ def opened_image(content: bytes) -> Iterator[Image.Image]:
         raise ImageError("it is empty")
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow says of damaged tags, which do not damage the image
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(content), formats=FORMATS)
-        with opened:
-            opened.load()
-            yield opened
+            with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+                opened.load()
+                yield opened
     except ImageError:
         raise
     except UnidentifiedImageError as error:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from owt_mpi.data.decode import BROKEN, Crew, decode_window
+from owt_mpi.data.decode import BROKEN, Crew, decode_window, silence_pillow
 from owt_mpi.data.manifest import DataError, Statistics
 from owt_mpi.data.readers import check_indices
 from owt_mpi.data.shard_format import ShardReader
@@ -18,6 +18,7 @@ class JpegReader:
 
     def __init__(self, shards: ShardReader, num_threads: int, use_draft: bool = False) -> None:
         assert shards.storage == "jpeg"
+        silence_pillow()
         self.shards = shards
         self._crew = Crew(num_threads)
         self._use_draft = use_draft
