@@ -92,7 +92,7 @@ def test_no_kernel_touches_what_is_not_its_own():
 FAULTS = {
     "one_row_too_many": ("pool", "row < height;", "row <= height;"),
     "a_tail_as_a_pack": ("sgd", "if (count >= LANES) {", "if (count > 0) {"),
-    "neighbours": ("lrn", "channel < channels ?", "channel <= channels ?"),
+    "neighbours": ("lrn", "start < channels)", "start <= channels)"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Every kernel is accepted by NVIDIA's compiler for every GPU since Volta, and none spills registers."""
+"""Every kernel is accepted by NVIDIA's compiler for every GPU since Volta, and all work in registers."""
 
 import re
 
@@ -32,7 +32,8 @@ def test_compiles_without_spilling(nvrtc, architecture, variant, file):
     for row in rows:
         assert row.architecture == f"sm_{architecture}"
         assert 0 < row.registers <= 128
-        assert row.spill_store_bytes == row.spill_load_bytes == 0, row
+        # nor is an array kept in memory, as one is whose loops are not unrolled
+        assert row.spill_store_bytes == row.spill_load_bytes == row.stack_bytes == 0, row
 
 
 def test_a_pack_is_read_and_written_at_once(nvrtc):
