@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from owt_mpi.planner.devices import DEVICES, Device
 from owt_mpi.planner.kernel import Kernel, PrecisionName
 
-# what the driver calls the GPUs that planner.devices describes; their PCIe cards have other rates
-_DRIVER_NAMES = {"v100": "V100-SXM2-32GB", "a100": "A100-SXM4-80GB", "h100": "H100 80GB HBM3"}
+# what the driver calls the GPUs that planner.devices describes; their PCIe cards, and slices of them, have other rates
+_DRIVER_NAMES = {
+    "v100": "V100-SXM2-32GB",
+    "a100": "A100-SXM4-80GB",
+    "h100": "H100 80GB HBM3",
+    "h200": "NVIDIA H200",
+}
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Roof:
 
 def find_roof(device_name: str, precision: PrecisionName) -> Roof | None:
     """Return the rates of the GPU that the driver calls `device_name`, None where they are not described."""
-    device = next((DEVICES[key] for key, name in _DRIVER_NAMES.items() if name in device_name), None)
+    device = next((DEVICES[key] for key, name in _DRIVER_NAMES.items() if device_name.endswith(name)), None)
     if device is None or precision not in device.product_flop_per_second:
         return None
     return Roof(device, precision)

@@ -1,8 +1,8 @@
 """Published peak rates of GPUs and links, and the roofline: the least time of a kernel on a GPU.
 
 Sources: [V] NVIDIA V100 Tensor Core GPU datasheet (2020), [A] NVIDIA A100 Tensor Core GPU datasheet (2021), [H] NVIDIA
-H100 Tensor Core GPU Architecture whitepaper, table of H100 SXM5, and H100 datasheet. Tensor core rates are those of
-dense matrices; the datasheet of the H100 prints twice as much, for sparse ones.
+H100 Tensor Core GPU Architecture whitepaper, table of H100 SXM5, and H100 datasheet, [H2] NVIDIA H200 datasheet (2024).
+Tensor core rates are those of dense matrices; the datasheet of the H100 prints twice as much, for sparse ones.
 """
 
 from collections.abc import Iterable
@@ -81,4 +81,10 @@ DEVICES: dict[str, Device] = {
         {"fp32": 66.9e12, "tf32": 494.7e12, "bf16": 989.4e12, "fp16": 989.4e12},
         (PCIE5, NVLINK4, NDR),
     ),  # [H]
+    "h200": Device(
+        "H200 SXM 141 GB",
+        4800e9,
+        {"fp32": 66.9e12, "tf32": 494.7e12, "bf16": 989.4e12, "fp16": 989.4e12},
+        (PCIE5, NVLINK4, NDR),
+    ),  # [H2]: an H100 with more and faster memory
 }

@@ -141,6 +141,9 @@ def test_a_call_is_timed_from_an_idle_device_to_an_idle_device():
     [
         ("NVIDIA A100-SXM4-80GB", "a100"),
         ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA H200 NVL", None),
+        ("NVIDIA A100-SXM4-80GB MIG 3g.40gb", None),
         ("Tesla V100-SXM2-32GB", "v100"),
         ("NVIDIA H100 PCIe", None),
         ("NVIDIA A100-PCIE-40GB", None),
