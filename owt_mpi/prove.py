@@ -15,11 +15,14 @@ from owt_mpi.backends.select import select_backend
 from owt_mpi.backends.threads import default_num_threads
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.guard import USAGE_ERROR, CollectiveExit, agree, run_command
+from owt_mpi.comm.placement import local_rank
 from owt_mpi.comm.start import on_ranks
+from owt_mpi.comm.transport import open_transport
 from owt_mpi.command_line import parse_options, usage_errors
 from owt_mpi.nn.model import InputSpec
 from owt_mpi.nn.models import find_builder
 from owt_mpi.parallel.weight_sync import TrunkSync
+from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.proof import bitwise_report
 from owt_mpi.proof.bitwise import BitwiseResult, NoReference, list_plans, prove_bitwise, train_one_rank
 from owt_mpi.proof.cases import ALL_SCHEMES, RoundedDtype, SchemeChoice, list_cases
@@ -27,6 +30,7 @@ from owt_mpi.proof.compare import Result, UnfitProblem, prove
 from owt_mpi.proof.fixed_order.pieces import Pieces
 from owt_mpi.proof.problem import Problem, smallest_crop
 from owt_mpi.proof.report import as_json, heading, row, totals
+from owt_mpi.training.setup import agreed
 
 DESCRIPTION = """Show that K ranks train the network that one rank trains.
 
@@ -67,7 +71,7 @@ class ProveOptions:
     """Sizes of the groups that split the head; none given: all that divide the ranks."""
     bitwise: bool = False
     """Make all sums in fixed order, on 1, 2, 4, ... ranks, and compare every bit; the head is updated once an
-    iteration."""
+    iteration. It is made on the host, whatever GPUs there are."""
     pieces: int = 8
     """Pieces that the batch, the FC layers' units and the classes are cut into for --bitwise: a power of two."""
     trunk_syncs: tuple[TrunkSync, ...] = ("all-reduce", "sharded")
@@ -153,7 +157,12 @@ def run_proof(options: ProveOptions, world: Communicator, ranks_sharing_cores: i
             raise ValueError(
                 "one rank cannot be compared with one; start it with mpirun -n K, or give --virtual-ranks K"
             )
-        backend, reason = select_backend(options.backend, np.dtype(options.dtype))
+        if options.bitwise and options.backend == "cuda":
+            raise ValueError(
+                "--bitwise makes sums in fixed order on the host alone; choose --backend onednn or reference"
+            )
+        gpu_number = 0 if options.virtual_ranks else local_rank(world)  # virtual ranks share one
+        backend, reason = select_backend(options.backend, options.dtype, gpu_number, on_host=options.bitwise)
         num_threads = 1 if options.bitwise else default_num_threads(ranks_sharing_cores)
         backend.set_num_threads(num_threads)
         problem = make_problem(options, world.size)
@@ -161,6 +170,9 @@ def run_proof(options: ProveOptions, world: Communicator, ranks_sharing_cores: i
     except (ValueError, OSError) as caught:
         error = caught
     agree(world, error, USAGE_ERROR)
+    with agreed(world, USAGE_ERROR):
+        transport = open_transport(world, backend, ParallelOptions())
+    world = transport.comm  # moves the arrays of a GPU too
     tolerance = options.tolerance or TOLERANCES[options.dtype]
     facts = {
         "model": f"{model.name}, {model.loss} loss, {sum(p.size for p in model.parameters()):,} parameters",
@@ -168,6 +180,7 @@ def run_proof(options: ProveOptions, world: Communicator, ranks_sharing_cores: i
         "training": f"{options.steps} steps of {problem.batch_size} images, rate {options.lr:g}, seed {options.seed}",
         "ranks": f"{world.size}, {problem.batch_size // world.size} images a rank, threads a rank: {num_threads}",
         "backend": reason,
+        "transport": transport.description,
         "tolerance": tolerance,
     }
 

@@ -32,7 +32,12 @@ COMPUTES = {
 
 
 def select_backend(
-    choice: str, dtype: Any, local_rank: int = 0, cudnn: CudnnOptions = _CUDNN_DEFAULTS, tf32: bool = False
+    choice: str,
+    dtype: Any,
+    local_rank: int = 0,
+    cudnn: CudnnOptions = _CUDNN_DEFAULTS,
+    tf32: bool = False,
+    on_host: bool = False,
 ) -> tuple[Backend, str]:
     """Return the backend for `choice` (one of CHOICES) and one line that says what was chosen and why.
 
@@ -40,15 +45,18 @@ def select_backend(
     float32, else the reference. `tf32` lets CUDA multiply float32 numbers in TF32; nothing else can. Of several GPUs
     the rank numbered `local_rank` on its node gets its own. ValueError if what was asked for cannot be had, if there
     are GPUs but too few, or if they are too old for the precision; a library that the user names in OWT_MPI_LIBDNNL
-    counts as asked for. Where options `cudnn` are for nothing, without a GPU, the line says so. From now on the process
-    keeps freed memory: what computes on the host, or is staged there, is made in it.
+    counts as asked for. With `on_host` auto looks for no GPU. Where options `cudnn` are for nothing, without a GPU, the
+    line says so. From now on the process keeps freed memory: what computes on the host, or is staged there, is made in
+    it.
     """
-    backend, reason = _select(choice, dtype, local_rank, cudnn, tf32)
+    backend, reason = _select(choice, dtype, local_rank, cudnn, tf32, on_host)
     idle = backend.name != "cuda" and cudnn != _CUDNN_DEFAULTS
     return backend, f"{reason}; the options for cuDNN change nothing without a GPU" if idle else reason
 
 
-def _select(choice: str, dtype: Any, local_rank: int, cudnn: CudnnOptions, tf32: bool) -> tuple[Backend, str]:
+def _select(
+    choice: str, dtype: Any, local_rank: int, cudnn: CudnnOptions, tf32: bool, on_host: bool
+) -> tuple[Backend, str]:
     wanted = np.dtype(dtype)
     _check_choice(choice, wanted, tf32)
     keep_freed_memory()
@@ -56,8 +64,8 @@ def _select(choice: str, dtype: Any, local_rank: int, cudnn: CudnnOptions, tf32:
         return _reference(wanted), f"reference (as asked; NumPy {np.__version__}, {wanted})"
     if wanted not in COMPUTES["cuda"]:
         return _reference(wanted), f"reference (auto: only NumPy computes in {wanted})"
-    why = "as asked"
-    if choice != "onednn":
+    why = "auto: on the host" if on_host and choice == "auto" else "as asked"
+    if choice == "cuda" or (choice == "auto" and not on_host):
         try:
             gpu = CudaBackend(local_rank, cudnn, tf32)
             gpu.check_computes(wanted)

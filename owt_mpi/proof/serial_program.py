@@ -78,19 +78,19 @@ def train_serially(problem: Problem, head_batch_of_row: np.ndarray, backend: Bac
         images, labels = problem.batch(step)
         ctx = Context(True, np.arange(batch_size), problem.seed, step)
         acts = model.trunk(tensor(backend.from_host(images), backend), ctx)
-        assert acts.data is not None
-        grad_acts = backend.xp.zeros(acts.shape, acts.dtype)
+        acts_here, grad_acts = backend.to_host(acts.data), np.zeros(acts.shape, acts.dtype)
         for update in range(int(head_batch_of_row.max()) + 1):
             rows = np.flatnonzero(head_batch_of_row == update)
             share = len(rows) / batch_size
-            inputs = tensor(acts.data[rows], backend, requires_grad=True)
+            inputs = tensor(backend.from_host(acts_here[rows]), backend, requires_grad=True)
             logits = model.head(inputs, Context(True, rows, problem.seed, step))
             loss = _summed_loss(model, logits, labels[rows])
             backward(loss, backend.xp.full((), 1.0 / len(rows), problem.dtype))  # the mean over the head's batch
-            grad_acts[rows] = inputs.grad * problem.dtype.type(share)  # of the mean over the whole batch
+            # of the mean over the whole batch
+            grad_acts[rows] = backend.to_host(inputs.grad) * problem.dtype.type(share)
             head_sgd.step(options.lr * share)
         if acts.requires_grad:
-            backward(acts, grad_acts)
+            backward(acts, backend.from_host(grad_acts))
         trunk_sgd.step(options.lr)
     after = _values_of(model.parameters(), backend)
     moved = {name: _change(before[name], values) for name, values in after.items()}
