@@ -13,7 +13,9 @@ from PIL import Image
 from data_prep.images import Recipe, prepare
 from owt_mpi.comm.guard import CollectiveExit
 from owt_mpi.evaluation.answers import PredictOptions, run_prediction
+from owt_mpi.evaluation.network import NetworkOptions
 from owt_mpi.evaluation.options import EvaluateOptions
+from tests.cuda_backend import cuda_backend
 from tests.evaluation.conftest import (
     CLASSES,
     CROP,
@@ -26,6 +28,7 @@ from tests.evaluation.conftest import (
     outputs_of_layers,
     run_alone,
 )
+from tests.fake_cupy import RACES
 from tests.mpi_run import Result
 
 
@@ -67,6 +70,19 @@ def test_stored_samples_get_the_scores_of_an_evaluation(request, tmp_path: Path,
             if images["above"][number] < 5
             else (images["labels"][number] not in labels)
         )
+
+
+def test_a_gpu_answers_the_same(softmax_run: Run, tmp_path: Path):
+    """It prepares images and computes on them in one thread."""
+    files = tuple(stored_files(softmax_run.shards, tmp_path)[:5])
+    network = NetworkOptions(precision="fp32", backend="cuda")
+    expected = answered(PredictOptions(str(softmax_run.folder), files, views=10), tmp_path)
+    with cuda_backend():
+        answers = answered(PredictOptions(str(softmax_run.folder), files, views=10, network=network), tmp_path)
+        assert RACES == []
+    for answer, other in zip(answers, expected, strict=True):
+        scores = [each["score"] for each in other["classes"]]
+        assert [each["score"] for each in answer["classes"]] == pytest.approx(scores, rel=1e-4)
 
 
 def test_files_are_brought_to_the_size_of_the_data_set_as_build_shards_does(own_run: Run, tmp_path: Path):
