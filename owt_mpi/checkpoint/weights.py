@@ -1,14 +1,17 @@
 """Parameters to and from HDF5, as global arrays: the file does not know how many ranks wrote it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from owt_mpi.autograd import Parameter
+from owt_mpi.checkpoint.global_array import Block, GlobalArray
 from owt_mpi.comm.base import Communicator
 from owt_mpi.disk import sync_file
+from owt_mpi.plain_hdf5.arrays import FileArray
 from owt_mpi.plain_hdf5.reader import LIBVER, Array, PlainHdf5
 from owt_mpi.plain_hdf5.source import Hdf5Error
 
@@ -47,18 +50,29 @@ def save_weights(path: Path, parameters: Iterable[Parameter], group: Communicato
         temporary.replace(path)
 
 
-def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a file that `save_weights` wrote, by name. ValueError if it is another kind of file."""
+@contextmanager
+def opened_weights(path: Path) -> Iterator[dict[str, GlobalArray]]:
+    """Give the arrays of a file that `save_weights` wrote, by name, which are read when they are sliced.
+
+    ValueError if it is another kind of file, or damaged.
+    """
     try:
         with PlainHdf5(path) as file:
             if file.attributes.get("format") != FORMAT or file.attributes.get("format_version") != FORMAT_VERSION:
                 raise Hdf5Error(f"is no weights file of version {FORMAT_VERSION}; python -m owt_mpi.train writes them")
-            return {name: _numbers(file.array(name), name) for name in file.names}
+            yield {name: _whole(path, name, file.array(name)) for name in file.names}
     except Hdf5Error as error:
         raise ValueError(f"{path} {error}") from error
 
 
-def _numbers(array: Array, name: str) -> np.ndarray:
-    if array.dtype.kind != "f":
-        raise Hdf5Error(f"has {name!r} as {array.dtype}, and not as floating-point numbers")
-    return array.read()
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file that `save_weights` wrote, by name. ValueError if it is another kind of file."""
+    with opened_weights(path) as arrays:
+        return {name: array[...] for name, array in arrays.items()}
+
+
+def _whole(path: Path, name: str, array: Array) -> GlobalArray:
+    if array.dtype.kind != "f" or not array.shape or not isinstance(array, FileArray):
+        raise Hdf5Error(f"has {name!r} as {array.dtype}, and not as floating-point numbers in one piece")
+    where = tuple(slice(0, length) for length in array.shape)
+    return GlobalArray(array.shape, array.dtype, [Block(path, where, array.shape, array)])

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from owt_mpi.autograd import Parameter, Shard
-from owt_mpi.checkpoint.weights import read_weights, save_weights
+from owt_mpi.checkpoint.weights import FORMAT, FORMAT_VERSION, opened_weights, read_weights, save_weights
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.nn.init import Normal, initialise
+from owt_mpi.plain_hdf5.arrays import FileArray
+from owt_mpi.plain_hdf5.reader import LIBVER
 from tests.op_check import REFERENCE
 
 
@@ -40,3 +42,29 @@ def test_another_kind_of_file_is_refused(tmp_path):
         file["x"] = 1
     with pytest.raises(ValueError, match=r"other.h5 is no weights file of version 1"):
         read_weights(path)
+
+
+def test_the_rows_that_are_asked_for_are_read(tmp_path, monkeypatch):
+    whole = save_on(1, tmp_path / "net.h5")["head.a"]
+    shapes, plain = [], FileArray._read
+    monkeypatch.setattr(
+        FileArray, "_read", lambda self, start, shape: shapes.append(shape) or plain(self, start, shape)
+    )
+    with opened_weights(tmp_path / "net.h5") as arrays:
+        assert arrays["head.a"].shape == (4, 8)
+        assert shapes == []
+        np.testing.assert_array_equal(arrays["head.a"][1:3, 2:5], whole[1:3, 2:5])
+        assert shapes == [(2, 8)]
+
+
+def test_other_numbers_and_no_hdf5_are_told(tmp_path):
+    with h5py.File(tmp_path / "net.h5", "w", libver=LIBVER) as file:
+        file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
+        file["head.a"] = np.arange(3)
+    with pytest.raises(
+        ValueError, match=r"net.h5 has 'head.a' as int64, and not as floating-point numbers in one piece"
+    ):
+        read_weights(tmp_path / "net.h5")
+    (tmp_path / "net.h5").write_bytes(b"no HDF5")
+    with pytest.raises(ValueError, match=r"net.h5 is no HDF5 file"):
+        read_weights(tmp_path / "net.h5")
