@@ -241,7 +241,7 @@ class _WayBack:
 
     def begin(self, output: Tensor, grad: Array, beyond: Iterable[Tensor] = ()) -> None:
         """Put what leads to `output`, whose gradient is `grad`, on the way, without what is `beyond`."""
-        found = _tensors_from_leaves(output, beyond)
+        found = tensors_from_leaves(output, beyond)
         self._uses.update(id(x) for y in found if y.creator for x in y.creator.inputs if x.requires_grad)
         self._grads[id(output)] = grad
         self.order.extend(found)
@@ -274,7 +274,7 @@ class _WayBack:
             x.on_grad_ready(x)
 
 
-def _tensors_from_leaves(output: Tensor, beyond: Iterable[Tensor] = ()) -> list[Tensor]:
+def tensors_from_leaves(output: Tensor, beyond: Iterable[Tensor] = ()) -> list[Tensor]:
     """Return all tensors that `output` depends on through gradients, each after those it was made from.
 
     Those in `beyond`, and what they depend on, are left out.

@@ -61,9 +61,7 @@ def test_other_numbers_and_no_hdf5_are_told(tmp_path):
     with h5py.File(tmp_path / "net.h5", "w", libver=LIBVER) as file:
         file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
         file["head.a"] = np.arange(3)
-    with pytest.raises(
-        ValueError, match=r"net.h5 has 'head.a' as int64, and not as floating-point numbers in one piece"
-    ):
+    with pytest.raises(ValueError, match=r"net.h5 has 'head.a' as int64, and not as floating-point numbers"):
         read_weights(tmp_path / "net.h5")
     (tmp_path / "net.h5").write_bytes(b"no HDF5")
     with pytest.raises(ValueError, match=r"net.h5 is no HDF5 file"):
