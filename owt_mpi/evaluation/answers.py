@@ -2,15 +2,13 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
 
-from owt_mpi.checkpoint.format import CheckpointManifest
-from owt_mpi.checkpoint.reader import Checkpoint
 from owt_mpi.comm.guard import DATA_ERROR, USAGE_ERROR, CollectiveExit
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.config import Config
@@ -19,20 +17,13 @@ from owt_mpi.data.decode import ImageError, in_mode
 from owt_mpi.data.facts import DataFacts, mean_and_scale
 from owt_mpi.data.image_file import fitted, opened_image
 from owt_mpi.data.loader import Batch
-from owt_mpi.data.manifest import DataError, Manifest
+from owt_mpi.data.manifest import DataError
 from owt_mpi.data.windows import copy_window
-from owt_mpi.evaluation.network import (
-    NetworkOptions,
-    RankOptions,
-    config_to_look,
-    load_network,
-    trained_config,
-    trained_facts,
-)
+from owt_mpi.evaluation.network import NetworkOptions, RankOptions, config_to_look, load_network
 from owt_mpi.evaluation.outcomes import scores_of
+from owt_mpi.evaluation.trained import FileOptions, Trained, facts_of_data, open_trained
 from owt_mpi.outputs import outputs_of
 from owt_mpi.trainer import Trainer
-from owt_mpi.training.checkpoints import named_checkpoint
 from owt_mpi.training.setup import agreed, build_model, make_plan, open_backend
 
 _ROWS = 32  # images that are in memory together
@@ -44,12 +35,13 @@ class PredictOptions:
     """Which network is asked about what."""
 
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")] = ""
-    """A checkpoint (step-...), or a run's folder, of which the newest is taken."""
+    """A checkpoint (step-...), a run's folder, of which the newest is taken, a run's weights.h5, or a .safetensors
+    file."""
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")] = ()
     """Image files."""
     data: str = ""
-    """Folder of shards that names the classes, where the checkpoint, an early one, does not; by default the one that
-    the network was trained on."""
+    """Folder of shards that names the classes, where the checkpoint or file does not; by default the one that the
+    network was trained on."""
     views: Literal[0, 1, 10] = 0
     """What of an image is seen: its centre (1), or corners, centre and their mirror images, the scores of which are
     averaged (10); 0: as in the validation of the training."""
@@ -58,6 +50,7 @@ class PredictOptions:
     json: str = ""
     """Also write the answers to this file."""
     network: NetworkOptions = field(default_factory=NetworkOptions)
+    file: FileOptions = field(default_factory=FileOptions)
 
     def check(self) -> None:
         """Raise ValueError, naming the option and the way out, if a value can be seen to be wrong by itself."""
@@ -70,6 +63,7 @@ class PredictOptions:
         if self.json and not Path(self.json).resolve().parent.is_dir():
             raise ValueError(f"--json {self.json}: there is no folder {Path(self.json).resolve().parent}")
         self.network.check()
+        self.file.check(self.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -115,31 +109,37 @@ def _set_up(options: PredictOptions) -> _Asked:
     """Return the network. CollectiveExit if something is wrong."""
     world = SerialCommunicator()
     with agreed(world, DATA_ERROR):
-        path = named_checkpoint(Path(options.checkpoint), world)
-        manifest = CheckpointManifest.read(path)
-        trained = trained_config(manifest, path)
-        facts = trained_facts(manifest, path) or _facts_of_data(options.data or trained.data.data, path)
+        trained = open_trained(options.checkpoint, options.network.model, options.file, world)
+        facts = _named_facts(trained, options.data)
     with agreed(world, USAGE_ERROR):
-        config = config_to_look(trained, options.network, RankOptions(scheme="dp"), options.views)
+        config = config_to_look(trained.config, options.network, RankOptions(scheme="dp"), options.views)
         backend, _, _ = open_backend(config, world, ranks_sharing_cores=1)
         model = build_model(config, facts.num_channels, len(facts.class_names), backend.name)
         plan = make_plan(config, 1)
-    with agreed(world, DATA_ERROR), Checkpoint(path) as checkpoint:
-        trainer = load_network(checkpoint, config, model, plan, world, backend, min(len(options.images), _ROWS))
+    with agreed(world, DATA_ERROR):
+        trainer = load_network(trained, config, model, plan, world, backend, min(len(options.images), _ROWS))
     return _Asked(trainer, config, facts)
 
 
-def _facts_of_data(folder: str, checkpoint: Path) -> DataFacts:
-    """Return the facts of a data set. DataError if there are none."""
+def _named_facts(trained: Trained, data: str) -> DataFacts:
+    """Return the facts of the network's images, with names of classes from the shards in `data` where it has none.
+
+    DataError if nothing is known of them.
+    """
+    if trained.facts is not None and (trained.has_class_names or not data):
+        return trained.facts
+    folder = data or trained.config.data.data
     if folder == "synthetic":
-        raise DataError(f"{checkpoint} was trained on random images (synthetic), whose classes have no names")
+        raise DataError(f"{trained.path} was trained on random images (synthetic), whose classes have no names")
     try:
-        return DataFacts.of(Manifest.read(Path(folder)))
+        named = facts_of_data(folder)
     except DataError as error:
         raise DataError(
-            f"{checkpoint}, an early checkpoint, does not name its classes; give --data the shards that it was trained "
-            f"on ({error})"
+            f"{trained.path} does not name its classes; give --data the shards that it was trained on ({error})"
         ) from error
+    if trained.facts is None:
+        return named
+    return replace(trained.facts, class_names=named.class_names, class_titles=named.class_titles)
 
 
 def _answers(asked: _Asked, images: Sequence[str], top: int) -> Iterator[Answer]:

@@ -1,19 +1,16 @@
-"""Whether a checkpoint's classes are those of the data that it is evaluated on."""
-
-from pathlib import Path
+"""Whether a network's classes are those of the data that it is evaluated on."""
 
 from owt_mpi.data.facts import DataFacts
 from owt_mpi.data.manifest import DataError
+from owt_mpi.evaluation.trained import Trained
 
 
-def check_classes(trained: DataFacts | None, data: DataFacts, checkpoint: Path, folder: str) -> str:
-    """Return what is to be said of the classes. DataError, naming the first difference, if they are others.
-
-    `trained` is what the checkpoint knows of its data set, None if nothing.
-    """
-    number = f"{len(data.class_names)} classes"
+def check_classes(network: Trained, data: DataFacts, folder: str) -> str:
+    """Return what is to be said of the classes. DataError, naming the first difference, if they are others."""
+    number, checkpoint, trained = f"{len(data.class_names)} classes", network.path, network.facts
+    unnamed = f"{number}; {checkpoint} has no names of its own to compare with"
     if trained is None:
-        return f"{number}; the checkpoint, an early one, has no names of its own to compare with"
+        return unnamed
     way_out = "give the --data of the classes that it was trained on"
     if trained.num_channels != data.num_channels:
         raise DataError(
@@ -24,6 +21,8 @@ def check_classes(trained: DataFacts | None, data: DataFacts, checkpoint: Path, 
         raise DataError(
             f"{checkpoint} was trained on {len(trained.class_names)} classes, {folder} has {number}; {way_out}"
         )
+    if not network.has_class_names:
+        return unnamed
     for number_of, (ours, theirs) in enumerate(zip(trained.class_names, data.class_names, strict=True)):
         if ours != theirs:
             raise DataError(f"class {number_of} is {ours!r} in {checkpoint}, but {theirs!r} in {folder}; {way_out}")

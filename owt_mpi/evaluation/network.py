@@ -1,4 +1,4 @@
-"""The network that a checkpoint holds, on as many ranks as there are, with the options of its own training."""
+"""A trained network on as many ranks as there are, with the options of its own training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,17 +7,14 @@ from typing import Any, Literal
 
 from owt_mpi.backends.base import Backend
 from owt_mpi.backends.precision import compute_dtype
-from owt_mpi.checkpoint.format import CheckpointManifest
-from owt_mpi.checkpoint.reader import Checkpoint
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.half import carrying_halves
 from owt_mpi.config import Config
-from owt_mpi.data.facts import DataFacts
+from owt_mpi.evaluation.trained import Trained
 from owt_mpi.nn.model import Model
 from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.parallel.schemes import Senders
 from owt_mpi.parallel_options import check_parallel
-from owt_mpi.preset_files import config_from
 from owt_mpi.trainer import Trainer
 
 
@@ -64,21 +61,6 @@ class RankOptions:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, but must be at least 0")
 
 
-def trained_config(manifest: CheckpointManifest, path: Path) -> Config:
-    """Return the options of the training that the checkpoint `path` is of. ValueError, naming it, if they are none."""
-    config = config_from(manifest.config, f"{path}: its configuration")
-    try:
-        config.check()
-    except ValueError as error:
-        raise ValueError(f"{path}: its configuration is unsound: {error}") from error
-    return config
-
-
-def trained_facts(manifest: CheckpointManifest, path: Path) -> DataFacts | None:
-    """Return what the checkpoint knows of its data set, None if nothing. ValueError if that is malformed."""
-    return DataFacts.from_json(manifest.data_set, str(path)) if manifest.data_set else None
-
-
 def config_to_look(trained: Config, network: NetworkOptions, ranks: RankOptions, views: Literal[0, 1, 10]) -> Config:
     """Return the options of the training with those that are now others; `views` are 0 for those of its validation.
 
@@ -111,7 +93,7 @@ def config_to_look(trained: Config, network: NetworkOptions, ranks: RankOptions,
 
 
 def check_outputs(model: Model, weights: Mapping[str, Any], path: Path) -> None:
-    """Raise ValueError if the network in the checkpoint `path` was trained for another number of classes."""
+    """Raise ValueError if the network in `path` was trained for another number of classes."""
     last = model.head.parameters()[-1]
     if last.name in weights and weights[last.name].shape[:1] != last.shape[:1]:
         raise ValueError(
@@ -130,20 +112,15 @@ def rows_per_rank(plan: Plan, asked: int, trained_batch: int) -> int:
     return -(-share // senders) * senders
 
 
-def batch_of_training(manifest: CheckpointManifest, config: Config) -> int:
-    """Return the number of images in a step of the training."""
-    known = manifest.state.get("global_batch")
-    return known if isinstance(known, int) else config.batch.global_batch or config.batch.images_per_rank
-
-
 def load_network(
-    checkpoint: Checkpoint, config: Config, model: Model, plan: Plan, world: Communicator, backend: Backend, rows: int
+    trained: Trained, config: Config, model: Model, plan: Plan, world: Communicator, backend: Backend, rows: int
 ) -> Trainer:
-    """Return the network with the checkpoint's weights, for `rows` images a rank. All ranks of `world` call.
+    """Return the network with its trained weights, for `rows` images a rank. All ranks of `world` call.
 
     ValueError if they do not fit the model.
     """
     dtype = compute_dtype(config.parallel.precision, config.parallel.dtype)
     layout = make_layout(carrying_halves(world, dtype), plan)
-    check_outputs(model, checkpoint.weights, checkpoint.path)
-    return Trainer(config, model, layout, backend, rows * world.size, checkpoint.weights)
+    with trained.open_weights(model) as weights:
+        check_outputs(model, weights, trained.path)
+        return Trainer(config, model, layout, backend, rows * world.size, weights)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from owt_mpi.evaluation.network import NetworkOptions, RankOptions
+from owt_mpi.evaluation.trained import FileOptions
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,8 @@ class EvaluateOptions:
     """What is evaluated, on what, and what is told of it."""
 
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")] = ""
-    """A checkpoint (step-...), or a run's folder, of which the newest is taken; best and latest lead to one, too."""
+    """A checkpoint (step-...), or a run's folder, of which the newest is taken; best and latest lead to one, too. Also
+    a .safetensors file, or a run's weights.h5."""
     data: str = ""
     """Folder of shards; by default the one that the network was trained on."""
     split: str = "val"
@@ -38,6 +40,7 @@ class EvaluateOptions:
     """The HDF5 file for that: features, labels and names in the order of the samples."""
     network: NetworkOptions = field(default_factory=NetworkOptions)
     ranks: RankOptions = field(default_factory=RankOptions)
+    file: FileOptions = field(default_factory=FileOptions)
 
     def check(self) -> None:
         """Raise ValueError, naming the option and the way out, if a value can be seen to be wrong by itself."""
@@ -57,3 +60,4 @@ class EvaluateOptions:
                 raise ValueError(f"--{option} {path}: there is no folder {Path(path).resolve().parent}")
         self.network.check()
         self.ranks.check()
+        self.file.check(self.checkpoint)

@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from owt_mpi.backends.precision import compute_dtype
-from owt_mpi.checkpoint.format import CheckpointManifest
-from owt_mpi.checkpoint.reader import Checkpoint
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.guard import DATA_ERROR, USAGE_ERROR, CollectiveExit
 from owt_mpi.comm.transport import open_transport
@@ -26,21 +24,14 @@ from owt_mpi.data.sampler import ValidationPlan
 from owt_mpi.data.shard_format import ShardReader
 from owt_mpi.evaluation.classes import check_classes
 from owt_mpi.evaluation.feature_file import PIECE_BYTES, FeatureFile
-from owt_mpi.evaluation.network import (
-    batch_of_training,
-    config_to_look,
-    load_network,
-    rows_per_rank,
-    trained_config,
-    trained_facts,
-)
+from owt_mpi.evaluation.network import config_to_look, load_network, rows_per_rank
 from owt_mpi.evaluation.options import EvaluateOptions
 from owt_mpi.evaluation.outcomes import Outcomes, columns_of
 from owt_mpi.evaluation.report import Report, write_json, write_npz
+from owt_mpi.evaluation.trained import open_trained
 from owt_mpi.outputs import Layer, find_layer, outputs_of
 from owt_mpi.spans import about
 from owt_mpi.trainer import Trainer
-from owt_mpi.training.checkpoints import named_checkpoint
 from owt_mpi.training.data import open_split
 from owt_mpi.training.setup import agreed, build_model, make_plan, open_backend
 
@@ -93,11 +84,9 @@ def run_evaluation(options: EvaluateOptions, world: Communicator, ranks_sharing_
 def _set_up(options: EvaluateOptions, world: Communicator, ranks_sharing_cores: int) -> _Subject:
     """Return what is evaluated. CollectiveExit if something is wrong. All ranks call."""
     with agreed(world, DATA_ERROR):
-        path = named_checkpoint(Path(options.checkpoint), world)
-        manifest = CheckpointManifest.read(path)
-        trained, trained_on = trained_config(manifest, path), trained_facts(manifest, path)
+        trained = open_trained(options.checkpoint, options.network.model, options.file, world)
     with agreed(world, USAGE_ERROR):
-        config = _with_data(config_to_look(trained, options.network, options.ranks, options.views), options)
+        config = _with_data(config_to_look(trained.config, options.network, options.ranks, options.views), options)
         backend, reason, num_threads = open_backend(config, world, ranks_sharing_cores)
     with agreed(world, USAGE_ERROR):
         transport = open_transport(world, backend, config.parallel)
@@ -106,14 +95,15 @@ def _set_up(options: EvaluateOptions, world: Communicator, ranks_sharing_cores: 
         reader = open_split(config, options.split, num_threads)
         shards = reader.shards if isinstance(reader, JpegReader) else reader
         facts = DataFacts.of(shards.manifest)
-        classes = check_classes(trained_on, facts, path, config.data.data)
+        classes = check_classes(trained, facts, config.data.data)
     with agreed(world, USAGE_ERROR):
         model = build_model(config, reader.num_channels, reader.num_classes, backend.name)
         plan = make_plan(config, world.size)
-        rows = rows_per_rank(plan, options.ranks.images_per_rank, batch_of_training(manifest, trained))
+        rows = rows_per_rank(plan, options.ranks.images_per_rank, trained.global_batch)
         plan.check(model, rows)
         layer = find_layer(model, options.features) if options.features else None
-        mean, scale = mean_and_scale((trained_on or facts).mean, (trained_on or facts).std, config.data.normalise)
+        pixels = trained.facts or facts
+        mean, scale = mean_and_scale(pixels.mean, pixels.std, config.data.normalise)
         crop = (config.model.crop, config.model.crop)
         loader = Loader(
             reader,
@@ -127,10 +117,10 @@ def _set_up(options: EvaluateOptions, world: Communicator, ranks_sharing_cores: 
             size=world.size,
             prefetch=config.data.prefetch,
         )
-    with agreed(world, DATA_ERROR), Checkpoint(path) as checkpoint:
-        trainer = load_network(checkpoint, config, model, plan, world, backend, rows)
+    with agreed(world, DATA_ERROR):
+        trainer = load_network(trained, config, model, plan, world, backend, rows)
     said = {
-        "checkpoint": f"{path}: step {manifest.step}, {manifest.program}",
+        "checkpoint": f"{trained.path}: {trained.said}",
         "model": f"{model.name}, {model.loss} loss, {sum(p.size for p in model.parameters()):,} parameters",
         "data": reader.describe(),
         "classes": classes,
@@ -148,6 +138,8 @@ def _with_data(config: Config, options: EvaluateOptions) -> Config:
     """Return the options with the images that are asked for. ValueError if there are none."""
     data = options.data or config.data.data
     views = config.data.validation_views
+    if not data:
+        raise ValueError(f"{options.checkpoint} does not say what it was trained on; give --data a folder of shards")
     if data == "synthetic":
         raise ValueError("the network was trained on random images (synthetic); give --data a folder of shards")
     if options.features and views > 1:
