@@ -46,3 +46,13 @@ def usage_errors() -> Iterator[None]:
         raise
     except SystemExit as end:
         raise CollectiveExit(end.code if isinstance(end.code, int) else USAGE_ERROR, "") from None
+
+
+def refuse_ranks(why: str) -> None:
+    """Raise CollectiveExit, saying `why`, with their {size} in it, if several ranks were started."""
+    if launcher_rank() is None:
+        return
+    from owt_mpi.comm.mpi import world
+
+    if world().size > 1:
+        raise CollectiveExit(USAGE_ERROR, f"error: {why.format(size=world().size)}")

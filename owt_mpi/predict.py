@@ -2,9 +2,8 @@
 
 import sys
 
-from owt_mpi.comm.guard import USAGE_ERROR, CollectiveExit, run_command
-from owt_mpi.comm.launcher import launcher_rank
-from owt_mpi.command_line import parse_options, usage_errors
+from owt_mpi.comm.guard import run_command
+from owt_mpi.command_line import parse_options, refuse_ranks, usage_errors
 from owt_mpi.evaluation.answers import PredictOptions, run_prediction
 
 DESCRIPTION = """Say what images show: the classes that a trained network scores highest.
@@ -21,23 +20,12 @@ def main() -> int:
     with usage_errors():
         options = parse_options(PredictOptions(), sys.argv[1:], "python -m owt_mpi.predict", DESCRIPTION)
         options.check()
-    _refuse_ranks()
+    refuse_ranks(
+        "predict answers on one rank, and {size} were started; leave out mpirun, or score many images by "
+        "owt_mpi.evaluate"
+    )
     run_prediction(options)
     return 0
-
-
-def _refuse_ranks() -> None:
-    """Raise CollectiveExit if several ranks were started: each would say the same."""
-    if launcher_rank() is None:
-        return
-    from owt_mpi.comm.mpi import world
-
-    if world().size > 1:
-        raise CollectiveExit(
-            USAGE_ERROR,
-            f"error: predict answers on one rank, and {world().size} were started; leave out mpirun, or score many "
-            "images by owt_mpi.evaluate",
-        )
 
 
 if __name__ == "__main__":

@@ -69,8 +69,14 @@ class DataFacts:
         return facts
 
 
-def mean_and_scale(mean: Sequence[float], std: Sequence[float], normalise: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return what is taken off each channel, and what that is multiplied by, as --normalise says."""
+def mean_and_std(mean: Sequence[float], std: Sequence[float], normalise: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is taken off each channel, and what that is divided by, as --normalise says."""
     deviations = np.array(std)
     deviations[deviations == 0] = 1.0  # a channel that never changes stays 0
-    return np.array(mean), np.ones_like(deviations) if normalise == "mean" else 1.0 / deviations
+    return np.array(mean), np.ones_like(deviations) if normalise == "mean" else deviations
+
+
+def mean_and_scale(mean: Sequence[float], std: Sequence[float], normalise: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is taken off each channel, and what that is multiplied by, as --normalise says."""
+    taken, deviations = mean_and_std(mean, std, normalise)
+    return taken, 1.0 / deviations

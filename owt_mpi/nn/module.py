@@ -125,10 +125,7 @@ def symbolic_context(num_rows: int = 1, watch: Watch | None = None) -> Context:
 
 def own_values(parameter: Parameter, values: Any) -> np.ndarray:
     """Return a copy of what this rank holds of `values`, global and to be sliced. ValueError if the shapes differ."""
-    if tuple(values.shape) != parameter.global_shape:
-        raise ValueError(
-            f"{parameter.name} has shape {parameter.global_shape}, but the values given have {tuple(values.shape)}"
-        )
+    _check_shape(parameter, values)
     where = [slice(None)] * len(values.shape)
     if parameter.shard is not None:
         shard, length = parameter.shard, parameter.shape[parameter.shard.axis]
@@ -143,11 +140,25 @@ def load_values(parameter: Parameter, values: Any, backend: Any) -> None:
 
 def load_weights(parameters: list[Parameter], weights: Mapping[str, Any], backend: Any, dtype: np.dtype) -> None:
     """Give all `parameters` their values, to compute with as `dtype`. ValueError unless names and shapes fit."""
+    check_weights(parameters, weights)
+    for parameter in parameters:
+        parameter.dtype = dtype
+        load_values(parameter, weights[parameter.name], backend)
+
+
+def check_weights(parameters: list[Parameter], weights: Mapping[str, Any]) -> None:
+    """Raise ValueError unless names and shapes of global `weights` are those of the parameters."""
     names = {parameter.name for parameter in parameters}
     for whose, missing in (("weights given have no", names - weights.keys()), ("model has no", weights.keys() - names)):
         if missing:
             others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ValueError(f"the {whose} {min(missing)}{others}; give the --model that the weights are of")
     for parameter in parameters:
-        parameter.dtype = dtype
-        load_values(parameter, weights[parameter.name], backend)
+        _check_shape(parameter, weights[parameter.name])
+
+
+def _check_shape(parameter: Parameter, values: Any) -> None:
+    if tuple(values.shape) != parameter.global_shape:
+        raise ValueError(
+            f"{parameter.name} has shape {parameter.global_shape}, but the values given have {tuple(values.shape)}"
+        )
