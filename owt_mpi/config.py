@@ -76,6 +76,12 @@ class RunOptions:
     resume: str = "none"
     """Go on from a checkpoint: auto (the newest whole one in the run's folder; where there is none, begin), or the path
     of a checkpoint or of a run's folder. Ranks, scheme, groups and precision may differ from what they were."""
+    init_from: str = ""
+    """Begin with the weights in a .safetensors file: one of python -m owt_mpi.export, or torchvision's. Momentum and
+    steps begin anew. Where --resume auto finds a checkpoint, that goes before."""
+    init_except: str = ""
+    """Layers that do not get their weights from --init-from but from the seed, with commas between them: fc8, the last
+    one of alexnet and vgg, to learn other classes than the file's."""
     checkpoint_every: str = "epoch"
     """When to write one, besides at the end: a number of steps (500), minutes (30m), epoch, or none: never."""
     keep_checkpoints: int = 3
@@ -171,6 +177,7 @@ class Config:
                 f"--images-per-rank is {self.batch.images_per_rank} and --global-batch {self.batch.global_batch}; "
                 "give one of the two"
             )
+        _check_first_weights(self.run)
         if self.run.json and not self.run.dry_run:
             raise ValueError(f"--json {self.run.json} goes with --dry-run; a run's figures are in its metrics.jsonl")
         if self.run.json and not Path(self.run.json).resolve().parent.is_dir():
@@ -180,6 +187,17 @@ class Config:
                 "--data is missing: give a folder of shards (python -m data_prep.build_shards), or synthetic; --help "
                 "has examples"
             )
+
+
+def _check_first_weights(run: RunOptions) -> None:
+    """Raise ValueError where it is not clear what the weights begin with."""
+    if run.init_except and not run.init_from:
+        raise ValueError(f"--init-except {run.init_except} goes with --init-from, which is not given")
+    if run.init_from and run.resume not in ("none", "auto"):
+        raise ValueError(
+            f"--init-from {run.init_from} and --resume {run.resume} both say what to begin with; give one of the two, "
+            "or --resume auto, which looks for a checkpoint first"
+        )
 
 
 def _check_choices(config: Config) -> None:

@@ -1,6 +1,6 @@
 """One training step on one screen, and validation."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import isfinite
@@ -43,7 +43,7 @@ class Trainer:
     """A model on its ranks: parameters, gradients and momenta, and what changes them.
 
     `global_batch` is the number of images of all ranks together in a training step. `weights` are what the parameters
-    start from, global arrays by name; by default they are drawn from the seed.
+    start from, global arrays by name; by default they are drawn from the seed, as are those in `drawn` in any case.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Trainer:
         backend: Backend,
         global_batch: int,
         weights: Mapping[str, Any] | None = None,
+        drawn: Collection[str] = (),
     ) -> None:
         self.model, self.layout, self.backend = model, layout, backend
         self.seed, self.global_batch = config.run.seed, global_batch
@@ -63,10 +64,10 @@ class Trainer:
         self.trunk_pass = TrunkPass(model.trunk, backend, replayed=config.parallel.cuda_graph)
         self.head = shard_head(model.head, layout.head, model.num_features, layout.scheme.splits_inputs)
         trunk, head = self.trunk.parameters(), self.head.parameters()
-        if weights is None:
-            initialise(trunk + head, backend, self.seed, self.dtype)
-        else:
-            load_weights(trunk + head, weights, backend, self.dtype)
+        new = [each for each in trunk + head if weights is None or each.name in drawn]
+        initialise(new, backend, self.seed, self.dtype)
+        if weights is not None:
+            load_weights([each for each in trunk + head if each not in new], weights, backend, self.dtype)
         options, parallel = config.optimizer, config.parallel
         make_sgd = partial(
             MomentumSGD,

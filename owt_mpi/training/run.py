@@ -1,5 +1,6 @@
 """A training run from configuration to weights: set up, train, keep."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from owt_mpi.comm.metered import MeteredCommunicator
 from owt_mpi.comm.transport import open_transport
 from owt_mpi.comm.watchdog import Watch
 from owt_mpi.config import Config
+from owt_mpi.data.facts import mean_and_scale
 from owt_mpi.memory_check import MemoryReport, memory_options, peak_resident_bytes, report_memory
 from owt_mpi.metrics import Reporter
 from owt_mpi.nn.model import Model
@@ -42,6 +44,7 @@ from owt_mpi.training.checkpoints import (
     position_of,
 )
 from owt_mpi.training.data import Data, data_facts, fill_cache, make_loaders, open_readers
+from owt_mpi.training.first_weights import drawn_parameters, first_weights
 from owt_mpi.training.folder import make_run_dir, write_description
 from owt_mpi.training.loop import TrainingLoop, num_steps
 from owt_mpi.training.resume import restore_momentum
@@ -81,6 +84,12 @@ class _Setup:
             options.last_batch,
         )
 
+    @property
+    def pixel_scale(self) -> np.ndarray:
+        """What pixels are multiplied by, a number a channel."""
+        statistics = self.data.readers[0].statistics
+        return mean_and_scale(statistics.mean, statistics.std, self.config.data.normalise)[1]
+
 
 def run_training(config: Config, world: Communicator, ranks_sharing_cores: int) -> None:
     """Train as `config` says. All ranks of `world` call; `ranks_sharing_cores` of them run on this rank's cores.
@@ -117,6 +126,7 @@ def _set_up(config: Config, world: Communicator, ranks_sharing_cores: int) -> _S
         for _, update in head_updates:
             update.period(plan.make_scheme().num_passes(plan.ranks_sharing_head))
         parse_every(config.run.checkpoint_every)
+        drawn_parameters(config, model)
         data = make_loaders(config, reader, validation_reader, per_rank, world, backend)
     layout = make_layout(carrying_halves(world, dtype), plan)
     facts = {
@@ -134,7 +144,13 @@ def _set_up(config: Config, world: Communicator, ranks_sharing_cores: int) -> _S
 
 def _print_dry_run(setup: _Setup) -> None:
     memory = _report_memory(setup)
+    said: list[str] = []
+    with agreed(setup.world, DATA_ERROR):
+        if setup.config.run.init_from:
+            with first_weights(setup.config, setup.model, setup.pixel_scale) as first:
+                said = first.said
     if setup.world.rank == 0:
+        print(*said, sep="\n", end="\n" * bool(said))
         print(f"transport: {setup.facts['transport']}\nmemory: {memory}\n")
         config, parallel = setup.config, setup.config.parallel
         dtype = compute_dtype(parallel.precision, parallel.dtype)
@@ -171,7 +187,7 @@ def _train(setup: _Setup) -> None:
         if world.rank == 0:
             write_description(run_dir, config, facts)
         with agreed(world, DATA_ERROR):
-            trainer, position, best_top1 = _start(setup, start)
+            trainer, position, best_top1 = _start(setup, start, reporter.say)
         facts_of_data = data_facts(setup.data.readers[0])
         saver = CheckpointSaver(
             run_dir / "checkpoints",
@@ -222,11 +238,20 @@ def _sample_recorder(setup: _Setup, file: Path) -> SampleRecorder | None:
     return SampleRecorder(loader, validation, facts, setup.config.model.crop, file)
 
 
-def _start(setup: _Setup, start: Path | None) -> tuple[Trainer, Position, float]:
+def _start(setup: _Setup, start: Path | None, say: Callable[[str], None]) -> tuple[Trainer, Position, float]:
     """Return a trainer that is where the checkpoint `start` says, where that is, and the best validation until then."""
     model, layout, backend, data = setup.model, setup.layout, setup.backend, setup.data_state
+    init_from = setup.config.run.init_from
+    if start is None and init_from:
+        with first_weights(setup.config, model, setup.pixel_scale) as first:
+            for line in first.said:
+                say(line)
+            trainer = Trainer(setup.config, model, layout, backend, data.global_batch, first.values, first.drawn)
+        return trainer, Position(), NO_VALIDATION
     if start is None:
         return Trainer(setup.config, model, layout, backend, data.global_batch), Position(), NO_VALIDATION
+    if init_from:
+        say(f"--init-from {init_from} is left aside: the checkpoint goes before")
     with Checkpoint(start) as checkpoint:
         position = position_of(checkpoint.manifest, data)
         trainer = Trainer(setup.config, model, layout, backend, data.global_batch, checkpoint.weights)
