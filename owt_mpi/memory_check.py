@@ -5,7 +5,7 @@ import socket
 from dataclasses import dataclass
 
 from owt_mpi.backends.base import Backend, Memory
-from owt_mpi.backends.cuda import workspace_limit
+from owt_mpi.backends.cuda import widens_halves, workspace_limit
 from owt_mpi.backends.host_memory import host_memory
 from owt_mpi.backends.precision import compute_dtype, is_half
 from owt_mpi.config import Config
@@ -108,6 +108,7 @@ def memory_options(config: Config, backend: Backend, pinned_bytes: int = 0) -> M
         prefetch=config.data.prefetch,
         device_bytes=0 if backend.device is None else max((each.total for each in backend.memory()), default=0),
         workspace_bytes=wanted if limit is None else limit,
+        widens=widens_halves(backend),
         pinned_bytes=pinned_bytes,
         replayed=options.cuda_graph and backend.device is not None,
     )

@@ -28,8 +28,8 @@ class MemoryOptions:
     """What the memory depends on besides model, layout, batch and dtype.
 
     `device_bytes`: a GPU's memory, 0: not known. `workspace_bytes`: what convolutions on it may work in, None: what
-    cuDNN may by default. `pinned_bytes`: pinned memory of the transport. `replayed`: the trunk has memory of its own,
-    for what it is given too.
+    cuDNN may by default; `widens`: those of halves work on float32 copies besides. `pinned_bytes`: pinned memory of the
+    transport. `replayed`: the trunk has memory of its own, for what it is given too.
     """
 
     backend: str = "onednn"
@@ -38,6 +38,7 @@ class MemoryOptions:
     prefetch: int = 2
     device_bytes: int = 0
     workspace_bytes: int | None = None
+    widens: bool = False
     pinned_bytes: int = 0
     replayed: bool = False
 
@@ -226,7 +227,8 @@ def _workspace_bytes(steps: Sequence[Step], itemsize: int, options: MemoryOption
     """Return what convolutions and pooling work in: a limit on the GPU, an estimate on the host."""
     if options.backend == "cuda":
         limit = options.workspace_bytes
-        return default_workspace_bytes(options.device_bytes) if limit is None else limit
+        copies = (_wide_bytes(step, itemsize) for step in steps if isinstance(step.op, Conv2dOp) and options.widens)
+        return (default_workspace_bytes(options.device_bytes) if limit is None else limit) + max(copies, default=0)
     if options.backend == "onednn":  # filters in the library's layout, of each convolution and its two gradients
         return 3 * sum(prod(step.op.inputs[1].shape) * itemsize for step in steps if isinstance(step.op, Conv2dOp))
     return max((_reference_bytes(step, itemsize) for step in steps), default=0)
@@ -238,13 +240,17 @@ def _reference_bytes(step: Step, itemsize: int) -> int:
     For halves that and all operands and results are made in float32.
     """
     exact = max(itemsize, 4)
-    grad_y = step.grad_y // itemsize * exact
-    wide = grad_y + sum(prod(x.shape) for x in step.op.inputs) * exact if exact > itemsize else 0
+    grad_y, wide = step.grad_y // itemsize * exact, _wide_bytes(step, itemsize)
     if isinstance(step.op, MaxPool2dOp):
         return wide + prod(step.op.kernel) * grad_y
     if isinstance(step.op, Conv2dOp):
         return wide + prod(step.op.inputs[0].shape) * exact + 2 * grad_y
     return wide
+
+
+def _wide_bytes(step: Step, itemsize: int) -> int:
+    """Return what float32 copies of all operands and the result take, nothing where they are that themselves."""
+    return 4 * (step.grad_y // itemsize + sum(prod(x.shape) for x in step.op.inputs)) if itemsize < 4 else 0
 
 
 def _sync_bytes(num_weights: int, num_ranks: int, dtype: np.dtype, options: MemoryOptions) -> int:

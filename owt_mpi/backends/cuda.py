@@ -168,3 +168,8 @@ class CudaBackend(CudaRows):
 def workspace_limit(backend: Backend) -> int | None:
     """Return the most that a convolution of `backend` works in, None where it is not a GPU's."""
     return backend.workspace_bytes if isinstance(backend, CudaBackend) else None
+
+
+def widens_halves(backend: Backend) -> bool:
+    """Return whether convolutions of `backend` compute in float32 on copies of halves: those of a GPU without cuDNN."""
+    return isinstance(backend, CudaBackend) and not backend.has_cudnn
