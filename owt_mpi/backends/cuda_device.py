@@ -14,6 +14,8 @@ from owt_mpi.backends.base import Array, Memory
 CHUNK_BYTES = 4 << 20  # long enough for the full rate of the bus; the host fills one while another crosses
 NUM_CHUNKS = 3
 PINNED_BYTES = NUM_CHUNKS * CHUNK_BYTES
+# CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION: else parts of a sum may be rounded to halves before they are added
+_NO_REDUCED_PRECISION_REDUCTION = 16
 SMALL_BYTES = 64 << 10  # crosses in 3 us or less: not worth a stream of its own
 
 
@@ -68,6 +70,10 @@ class CudaDevice:
         if self._cupy.cuda.get_current_stream() is not self.compute:
             self._device.use()
             self.compute.use()
+        if self.number not in _with_exact_sums.devices:  # a thread has a cuBLAS handle of its own for each device
+            cuda = self._cupy.cuda
+            cuda.cublas.setMathMode(cuda.get_cublas_handle(), _NO_REDUCED_PRECISION_REDUCTION)
+            _with_exact_sums.devices.add(self.number)
 
     def set_tf32(self, tf32: bool) -> None:
         """Let cuBLAS make products of float32 numbers in TF32 or not, in the whole process.
@@ -196,6 +202,16 @@ class CudaDevice:
         self.enter()
         self._copy.synchronize()
         self.compute.synchronize()
+
+
+class _WithExactSums(threading.local):
+    """The devices on which the calling thread's products of halves have been told to add up in float32 alone."""
+
+    def __init__(self) -> None:
+        self.devices: set[int] = set()
+
+
+_with_exact_sums = _WithExactSums()
 
 
 def _parts(flat: Array) -> list[slice]:

@@ -75,16 +75,13 @@ def open_device(cupy: ModuleType, local_rank: int) -> CudaDevice:
     """
     number = choose_device(local_rank, int(cupy.cuda.runtime.getDeviceCount()))
     try:
-        device = CudaDevice(cupy, number)
+        cupy.cuda.nvrtc.getVersion()
+        return CudaDevice(cupy, number)  # which loads cuBLAS
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise NoGpuError(f"GPU {number} cannot be used ({error})", "see whether another process has it") from error
-    try:
-        cupy.cuda.nvrtc.getVersion()
-        cupy.cuda.get_cublas_handle()
     except (ImportError, OSError, RuntimeError) as error:
         said = str(error).strip().partition("\n")[0]
         raise NoGpuError(
             f"CuPy lacks a library of CUDA {_version(int(cupy.cuda.runtime.runtimeGetVersion()))} ({said})",
             f"load the CUDA of your cluster, or {_GET_CUPY}, which brings its libraries",
         ) from error
-    return device

@@ -12,6 +12,7 @@ from owt_mpi.backends.gemm_conv import GemmConv
 from tests import naive
 from tests.backends.conformance import values
 from tests.fake_cupy import RACES, RaceError
+from tests.fake_cupy.device import MATH_MODES
 
 ONE, NONE = (1, 1), (0, 0)
 
@@ -72,6 +73,24 @@ def test_a_thread_computes_on_the_compute_stream_whatever_others_made_current(cu
         np.zeros((1, 2, 3, 1), np.uint8), np.zeros(1, bool), np.ones(1), np.ones(1), None, np.dtype("f")
     )
     assert cuda.xp.cuda.get_current_stream() is stream
+
+
+def test_products_of_halves_are_summed_in_float32_by_every_thread(cuda):
+    """cuBLAS may otherwise round parts of a sum; a thread has a handle of its own for each device."""
+    other, expected = CudaBackend(1), set()
+
+    def compute():
+        for backend in (cuda, other):
+            x = backend.from_host(np.ones((2, 2), np.float16))
+            backend.linear(x, x, None)
+            expected.add((threading.get_ident(), x.device.id))
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    thread.join()
+    compute()
+    assert len(expected) == 4
+    assert {handle for handle in expected if MATH_MODES.get(handle) == 16} == expected
 
 
 # copies

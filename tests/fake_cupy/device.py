@@ -1,5 +1,7 @@
 """The devices that the stand-in pretends to have, and which of them is a thread's current one."""
 
+import threading
+
 from tests.fake_cupy.blocks import TOTAL_BYTES, CUDARuntimeError
 from tests.fake_cupy.engine import CURRENT, get_current_stream
 
@@ -87,6 +89,20 @@ def is_available() -> bool:
         return num_devices() > 0
     except CUDARuntimeError:
         return False
+
+
+MATH_MODES: dict[tuple[int, int], int] = {}  # by a handle, which a thread has for each device
+
+
+def get_cublas_handle() -> tuple[int, int]:
+    """Return the calling thread's handle for its current device; CuPy's is a number."""
+    need_library()
+    return threading.get_ident(), CURRENT.device
+
+
+def set_math_mode(handle: tuple[int, int], mode: int) -> None:
+    """Set how products are made with that handle."""
+    MATH_MODES[handle] = mode
 
 
 def need_library() -> None:

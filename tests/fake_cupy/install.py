@@ -38,7 +38,7 @@ CUDA = {
     "alloc_pinned_memory": memory.alloc_pinned_memory,
     "get_current_stream": engine.get_current_stream,
     "get_device_id": device.get_device_id,
-    "get_cublas_handle": device.need_library,
+    "get_cublas_handle": device.get_cublas_handle,
     "is_available": device.is_available,
     "nvrtc": SimpleNamespace(getVersion=device.need_library),
     "memory": SimpleNamespace(OutOfMemoryError=memory.OutOfMemoryError),
@@ -70,6 +70,8 @@ def _modules() -> dict[str, ModuleType]:
     for name, members in (("cupy", CUPY), ("cupy.cuda", CUDA), ("cupy.cuda.runtime", RUNTIME)):
         modules[name] = ModuleType(name, "The stand-in for CuPy.")
         vars(modules[name]).update(members)
+    # CuPy loads it when it is first asked for, so that dir() does not have the name
+    modules["cupy.cuda"].cublas = SimpleNamespace(setMathMode=device.set_math_mode)  # type: ignore[attr-defined]
     modules["cupy"].cuda = modules["cupy.cuda"]  # type: ignore[attr-defined]
     modules["cupy.cuda"].runtime = modules["cupy.cuda.runtime"]  # type: ignore[attr-defined]
     modules["cupy"]._core = _CORE  # type: ignore[attr-defined]

@@ -50,6 +50,18 @@ def test_the_recorded_names_are_those_of_the_installed_cupy():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
+@pytest.mark.skipif(find_spec("cupy") is None, reason="CuPy is not installed")
+def test_what_dir_does_not_list_is_in_the_installed_cupy_too():
+    code = (
+        "import cupy, numpy as np\n"
+        "kinds = cupy._core._routines_linalg\n"
+        "cupy._core.set_compute_type(np.float32, kinds.COMPUTE_TYPE_DEFAULT)\n"
+        "assert kinds.COMPUTE_TYPE_TF32 != kinds.COMPUTE_TYPE_DEFAULT\n"
+        "assert cupy.cuda.cublas.setMathMode.__doc__ == 'setMathMode(intptr_t handle, int mode)'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 def test_import_gives_the_stand_in_only_within():
     before = sys.modules.get("cupy")
     with stand_in() as module:
