@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,22 +83,28 @@ def write_wire(path: Path, world: Communicator, accounts: Accounts) -> list[str]
     return wire_lines(ranks, accounts.num_steps)
 
 
-def wire_lines(ranks: list[Flows], num_steps: int) -> list[str]:
-    """Return a table of the ranks' mean flows, by communicator and collective; no lines where nothing crossed."""
-    means: dict[tuple[str, str], Flow] = {}
+def total_flows(ranks: Sequence[Flows]) -> dict[tuple[str, str], Flow]:
+    """Return the sums over all ranks by communicator and collective; empty where nothing crossed."""
+    totals: dict[tuple[str, str], Flow] = {}
     for flows in ranks:
         for key, flow in flows.items():
             place = (key.label, key.collective)
-            means[place] = means.get(place, Flow()) + flow
-    if not means:
+            totals[place] = totals.get(place, Flow()) + flow
+    return totals
+
+
+def wire_lines(ranks: list[Flows], num_steps: int) -> list[str]:
+    """Return a table of the ranks' mean flows, by communicator and collective; no lines where nothing crossed."""
+    totals = total_flows(ranks)
+    if not totals:
         return []
-    means["all", ""] = sum(means.values(), Flow())
+    totals["all", ""] = sum(totals.values(), Flow())
     lines = [
         f"on the wire, mean of {len(ranks)} ranks:",
         f"  {'':<30}{'calls/step':>11}{'MB received/step':>18}{'ms/step':>10}{'hidden':>8}",
     ]
     share = 1 / (len(ranks) * num_steps)
-    for (label, collective), flow in means.items():
+    for (label, collective), flow in totals.items():
         lines.append(
             f"  {f'{label} {collective}':<30}{flow.calls * share:>11.1f}{flow.received_bytes * share / 1e6:>18.3f}"
             f"{flow.seconds * share * 1e3:>10.2f}{flow.hidden_share:>8.0%}"

@@ -34,11 +34,16 @@ def load_preset(name: str) -> Config:
             raise ValueError(f"--preset {name}: the file cannot be read ({error})") from None
     else:
         raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(preset_names())}, or a FILE.toml")
+    return config_from(parse_toml(text, f"--preset {name}"), f"--preset {name}")
+
+
+def parse_toml(text: str, source: str) -> dict[str, Any]:
+    """Return what TOML says. ValueError, which begins with `source`, if it is none."""
     try:
-        table = tomllib.loads(text)
+        table: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"--preset {name}: not valid TOML ({error})") from None
-    return config_from(table, f"--preset {name}")
+        raise ValueError(f"{source}: not valid TOML ({error})") from None
+    return table
 
 
 def with_one_batch(batch: BatchOptions, given: Container[str]) -> BatchOptions:

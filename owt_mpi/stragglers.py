@@ -25,19 +25,25 @@ def rank_lines(ranks: Sequence[Times], num_steps: int) -> list[str]:
     """Return a table of the ranks' times a step and a sentence on the one awaited; no lines for one rank alone."""
     if len(ranks) < 2:
         return []
-    shown = _by_wait(ranks)[:MOST_RANKS_SHOWN]
+    shown = shown_ranks(ranks)
     which = "ranks" if len(shown) == len(ranks) else f"the {len(shown)} of {len(ranks)} ranks that waited least"
     lines = [f"{which}, ms a step:", f"  {'rank':>4}{'step':>10}{'exchange wait':>15}{'data wait':>11}"]
-    for rank in sorted(shown):
+    for rank in shown:
         step, exchange, data = (
             seconds / num_steps * 1e3
             for seconds in (ranks[rank].steps, ranks[rank].exchange_wait, ranks[rank].data_wait)
         )
         lines.append(f"  {rank:>4}{step:>10.2f}{exchange:>15.2f}{data:>11.2f}")
-    return [*lines, _sentence(ranks)]
+    return [*lines, verdict(ranks)]
 
 
-def _sentence(ranks: Sequence[Times]) -> str:
+def shown_ranks(ranks: Sequence[Times]) -> list[int]:
+    """Return the ranks to be shown, in their order: all, or of many those that waited least."""
+    return sorted(_by_wait(ranks)[:MOST_RANKS_SHOWN])
+
+
+def verdict(ranks: Sequence[Times]) -> str:
+    """Return in one sentence which of two or more ranks the others waited for, and why."""
     least = _by_wait(ranks)[0]
     share = _excess(ranks, least) / _mean([each.steps for each in ranks])
     if awaited_rank(ranks) is None:
