@@ -1,21 +1,17 @@
 """What the benchmarks run on, and how they start ranks there."""
 
-import platform
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from benchmarks.contestant import Command
+from owt_mpi.backends.processor import processor_name
 from owt_mpi.backends.threads import usable_cores
 from tests.mpi_run import NO_MPIRUN, OPEN_MPI_ENV, find_mpirun, is_open_mpi
 
 
 def machine() -> str:
     """Return the processor's name and how many of its cores this command may use."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {usable_cores()} cores"
+    return f"{processor_name()}, {usable_cores()} cores"
 
 
 def under_mpirun(command: list[str], env: Mapping[str, str], num_ranks: int) -> Command:

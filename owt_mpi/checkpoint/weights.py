@@ -19,6 +19,11 @@ FORMAT = "owt_mpi weights"
 FORMAT_VERSION = 1
 
 
+def hdf5_version() -> str:
+    """Return the version of the library that writes HDF5 files."""
+    return str(h5py.version.hdf5_version)
+
+
 def whole_parameter(parameter: Parameter, group: Communicator) -> np.ndarray:
     """Return the global array of `parameter`, before rounding, from the shards of the ranks of `group`. All call."""
     assert parameter.exact is not None

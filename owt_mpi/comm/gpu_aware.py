@@ -69,7 +69,7 @@ def ask_library(maps: Path = Path("/proc/self/maps")) -> Support:
 
     Only a library that is loaded by its own name gives its extensions: the process does not export them.
     """
-    libraries = sorted(set(re.findall(r"/\S*/libmpi[^/\s]*\.so[^/\s]*", maps.read_text())))
+    libraries = mpi_libraries(maps)
     for library in map(ctypes.CDLL, libraries):
         if (query := getattr(library, "MPIX_GPU_query_support", None)) is not None:  # MPICH
             flag = ctypes.c_int(0)
@@ -81,6 +81,11 @@ def ask_library(maps: Path = Path("/proc/self/maps")) -> Support:
         return Support(False, "no MPI library is loaded")
     names = ", ".join(Path(each).name for each in libraries)
     return Support(False, f"{names} cannot say whether it takes device arrays ({VARIABLE}=1 tells that it does)")
+
+
+def mpi_libraries(maps: Path = Path("/proc/self/maps")) -> list[str]:
+    """Return the files of the MPI libraries that are loaded into this process."""
+    return sorted(set(re.findall(r"/\S*/libmpi[^/\s]*\.so[^/\s]*", maps.read_text())))
 
 
 def _said(function: str, is_there: bool) -> Support:

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import platform
 import re
 import sys
 import time
@@ -11,11 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from owt_mpi import __version__
 from owt_mpi.comm.base import Communicator
 from owt_mpi.config import Config
+from owt_mpi.environment.software import basics
 from owt_mpi.preset_files import preset_names, to_toml
 
 
@@ -62,12 +59,8 @@ def write_description(run_dir: Path, config: Config, facts: dict[str, str]) -> N
     again = replace(config, run=replace(config.run, run_dir="", resume="none"))
     (run_dir / "config.toml").write_text(to_toml(again), encoding="utf-8")
     environment: dict[str, Any] = {
-        "owt_mpi": __version__,
+        **basics(),
         "command": sys.argv,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "host": platform.node(),
-        "platform": platform.platform(),
         **facts,
     }
     (run_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
