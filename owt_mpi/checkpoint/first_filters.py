@@ -25,11 +25,15 @@ class Filters:
     file: Path
 
 
+class NoWeightsError(ValueError):
+    """A run has kept no weights yet."""
+
+
 def newest_filters(run_folder: Path, weights_are_newest: bool) -> Filters:
     """Return the filters of the newest weights in a run's folder: of weights.h5, or of a checkpoint.
 
     Checkpoints may be large, and this is for a look: that they are what was written is not checked. ValueError, with
-    what is wrong with the newest, if none can be read.
+    what is wrong with the newest, if none can be read, and NoWeightsError if there are none.
     """
     problems = []
     for file in _candidates(run_folder, weights_are_newest):
@@ -39,7 +43,9 @@ def newest_filters(run_folder: Path, weights_are_newest: bool) -> Filters:
             return Filters(name, values, file)
         except (ValueError, OSError) as error:
             problems.append(str(error))
-    raise ValueError(problems[0] if problems else "there is neither a checkpoint nor weights.h5 yet")
+    if not problems:
+        raise NoWeightsError("there is neither a checkpoint nor weights.h5 yet")
+    raise ValueError(problems[0])
 
 
 def _candidates(run_folder: Path, weights_are_newest: bool) -> Iterator[Path]:

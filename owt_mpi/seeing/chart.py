@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from xml.etree.ElementTree import Element
 
 from owt_mpi.seeing.html import h
@@ -13,6 +14,7 @@ MOST_POINTS = 300  # of a curve: more than the eye tells apart at this width
 _MOST_MARKS = 40
 _TOP, _RIGHT, _BELOW = 10, 14, 44  # beside the plot; below it are numbers and what they count
 _DIGIT, _GAP = 7.4, 18  # width of a digit, and what is beside a number
+_NAME_ROOM = 24  # between names that stand aslant
 _SPARK_WIDTH, _SPARK_HEIGHT, _SPARK_POINTS = 96, 22, 60
 
 
@@ -133,7 +135,9 @@ class _Plot:
             y = self.y(tick)
             parts.append(h("line", x1=f"{self.left:.1f}", x2=str(right), y1=f"{y:.1f}", y2=f"{y:.1f}"))
             parts.append(h("text", self.write(tick), x=f"{self.left - 7:.1f}", y=f"{y + 4:.1f}", text_anchor="end"))
-        for tick in range(len(self.x_names)) if self.x_names else self.x_axis.ticks():
+        room = (right - self.left) / max(len(self.x_names), 1)
+        every = ceil(_NAME_ROOM / room)  # more names than that would lie over one another
+        for tick in range(0, len(self.x_names), every) if self.x_names else self.x_axis.ticks():
             x, y = f"{self.x(tick):.1f}", self.bottom
             parts.append(h("line", x1=x, x2=x, y1=str(y), y2=str(y + 4)))
             if self.x_names:

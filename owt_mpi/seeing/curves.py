@@ -77,7 +77,9 @@ def steps_or_images(runs: Sequence[Run]) -> tuple[X, str]:
     batches = {run.global_batch for run in runs}
     if len(batches) == 1 or None in batches:
         return (lambda run, point: point.step), "step"
-    return (lambda run, point: point.step * (run.global_batch or 0)), "images"
+    most = max(run.metrics.last_step * (run.global_batch or 0) for run in runs)
+    unit, name = (1e6, "million images") if most > 2e6 else (1.0, "images")
+    return (lambda run, point: point.step * (run.global_batch or 0) / unit), name
 
 
 def grid(charts: Sequence[Element]) -> Element:

@@ -9,7 +9,7 @@ from owt_mpi.seeing.curves import grid
 from owt_mpi.seeing.html import h
 from owt_mpi.seeing.metrics_file import LayerPoint
 from owt_mpi.seeing.run_folder import Run
-from owt_mpi.seeing.scales import percent, written
+from owt_mpi.seeing.scales import XY, percent, written
 from owt_mpi.seeing.section import Section, absent, named
 
 Values = Mapping[str, float]
@@ -43,19 +43,32 @@ UPDATE = Column("Update relative to the weights", _weight_updates, log=True)
 
 def layers(runs: Sequence[Run]) -> Section:
     """Return charts over the layers, newest figures, and a table for each run with the course of each figure."""
-    known = [run for run in runs if run.metrics.layers]
     body = absent(runs, "metrics")
     body += [
         h("p", f"{run.name}: nothing recorded yet; --layer-stats-every says how often layers are looked at",
           class_="absent")
         for run in runs if not run.metrics.layers
     ]  # fmt: skip
-    if known:
+    networks = _networks(runs)
+    if networks:
         body.append(h("p", _explained(runs), class_="note"))
-        body.append(grid([_by_layer(runs, column) for column in (STD, ZEROS, UPDATE)]))
+    for numbers in networks:
+        if len(networks) > 1:
+            body.append(h("h3", ", ".join(runs[number].name for number in numbers), class_="run"))
+        body.append(grid([_by_layer(runs, numbers, column) for column in (STD, ZEROS, UPDATE)]))
+    if networks:
         tables = [h("div", named(runs, number), _table(run, number), class_="run") for number, run in enumerate(runs)]
         body.append(h("details", h("summary", "every layer, and its course"), tables))
     return Section("layers", "Layers", body, [_content(run) for run in runs])
+
+
+def _networks(runs: Sequence[Run]) -> list[list[int]]:
+    """Return the numbers of the runs that something is known of, those together that have the same layers."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for number, run in enumerate(runs):
+        if run.metrics.layers:
+            found.setdefault(tuple(run.metrics.layers[-1].outputs), []).append(number)
+    return list(found.values())
 
 
 def _explained(runs: Sequence[Run]) -> str:
@@ -66,31 +79,35 @@ def _explained(runs: Sequence[Run]) -> str:
     )
     first = ", dashed as they were first" if len(runs) == 1 and len(runs[0].metrics.layers) > 1 else ""
     return (
-        f"Outputs are those of a training batch, {steps}{first}. The update is the last one: its root mean square by "
-        "that of the weights."
+        f"Outputs are those of a training batch, {steps}{first}. Layers without a zero among them are left out where "
+        "zeros are shown. The update is the last one: its root mean square by that of the weights."
     )
 
 
-def _by_layer(runs: Sequence[Run], column: Column) -> Element:
-    names = list(dict.fromkeys(n for run in runs if run.metrics.layers for n in column.of(run.metrics.layers[-1])))
-    place = {name: number for number, name in enumerate(names)}
+def _by_layer(runs: Sequence[Run], numbers: Sequence[int], column: Column) -> Element:
+    """Return a chart over the layers of some runs, which have the same."""
+    newest = {number: runs[number].metrics.layers[-1] for number in numbers}
+    lines: list[tuple[str, Values, int, bool]] = []
+    for number, point in newest.items():
+        name = f"step {point.step:,}" if len(runs) == 1 else runs[number].name
+        lines.append((name, column.of(point), number, False))
+    if len(runs) == 1 and len(runs[0].metrics.layers) > 1:
+        first = runs[0].metrics.layers[0]
+        lines.append((f"step {first.step:,}", column.of(first), 1, True))
+    names = list(dict.fromkeys(name for _, values, _, _ in lines for name in values))
+    if column.log or column.shares:  # what is 0 has no logarithm, and no zeros
+        names = [name for name in names if any(values.get(name, 0.0) > 0 for _, values, _, _ in lines)]
 
-    def line(name: str, point: LayerPoint, colour: int, second: bool = False) -> Line:
-        values = {each: value for each, value in column.of(point).items() if each in place}
-        if column.log:
-            values = {each: value for each, value in values.items() if value > 0}
-        return Line(name, [(place[each], value) for each, value in values.items()], colour, second)
+    def points(values: Values) -> list[XY]:
+        return [(x, values[name]) for x, name in enumerate(names) if _is_drawn(values.get(name), column)]
 
-    lines = []
-    for number, run in enumerate(runs):
-        points = run.metrics.layers
-        if points:
-            newest = f"step {points[-1].step:,}" if len(runs) == 1 else run.name
-            lines.append(line(newest, points[-1], number))
-        if len(runs) == 1 and len(points) > 1:
-            lines.append(line(f"step {points[0].step:,}", points[0], 1, second=True))
+    drawn = [Line(text, points(values), colour, second) for text, values, colour, second in lines]
     short = [name.removeprefix("trunk.").removeprefix("head.") for name in names]
-    return line_chart(column.title, lines, "", log=column.log, shares=column.shares, x_names=short)
+    return line_chart(column.title, drawn, "", log=column.log, shares=column.shares, x_names=short)
+
+
+def _is_drawn(value: float | None, column: Column) -> bool:
+    return value is not None and (value > 0 or not column.log)
 
 
 def _table(run: Run, number: int) -> Element:

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from owt_mpi.checkpoint.first_filters import Filters, newest_filters
+from owt_mpi.checkpoint.first_filters import Filters, NoWeightsError, newest_filters
 from owt_mpi.comm.ledger import Flows
 from owt_mpi.preset_files import parse_toml
 from owt_mpi.seeing.html import clean
@@ -117,8 +117,10 @@ def read_run(folder: Path, name: str) -> Run:
             return read()
         except FileNotFoundError as error:
             problems[part] = f"there is no {Path(error.filename).name} yet"
+        except NoWeightsError as error:
+            problems[part] = str(error)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            problems[part] = f"it cannot be read: {error}"
+            problems[part] = f"{part} cannot be read: {error}"
         return otherwise
 
     metrics = attempt("metrics", lambda: read_metrics(folder / "metrics.jsonl"), Metrics())

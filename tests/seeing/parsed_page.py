@@ -14,7 +14,9 @@ class ParsedPage(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.texts: dict[str, list[str]] = {}
+        self.in_section: dict[str, str] = {}  # what can be read in each, by its id
         self._open: list[str] = []
+        self._section = ""
         self.feed(page)
         self.close()
         assert self._open == [], "not closed"
@@ -42,6 +44,9 @@ class ParsedPage(HTMLParser):
         assert len({name for name, _ in attrs}) == len(attrs), "an attribute twice"
         self.elements.append((tag, {name: value or "" for name, value in attrs}))
         self.texts.setdefault(tag, []).append("")
+        if tag == "section":
+            self._section = dict(attrs)["id"] or ""
+            self.in_section[self._section] = ""
         if tag not in VOID:
             self._open.append(tag)
 
@@ -52,3 +57,5 @@ class ParsedPage(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._open:
             self.texts[self._open[-1]].append(data)
+        if "section" in self._open:
+            self.in_section[self._section] += f" {data}"

@@ -46,7 +46,7 @@ def check_safe(parsed: ParsedPage) -> None:
 def test_one_run_has_all_sections(tmp_path):
     parsed, content = made(write_run(tmp_path / "first"))
     check_safe(parsed)
-    assert tuple(parsed.attributes("id")) == SECTIONS
+    assert tuple(parsed.in_section) == tuple(parsed.attributes("id")) == SECTIONS
     assert parsed.attributes("href") == [f"#{anchor}" for anchor in SECTIONS]
     assert parsed.texts["title"][1] == "first"
     assert "trained to the end" in parsed.text
@@ -108,6 +108,33 @@ def test_several_runs_are_side_by_side_in_their_colours(tmp_path):
     assert {"dot c0", "dot c1", "dot c2"} <= set(dots)
 
 
+def test_networks_of_other_layers_have_charts_of_their_own(tmp_path):
+    folders = [write_run(tmp_path / name) for name in ("first", "second", "third")]
+    records = folders[1] / "metrics.jsonl"
+    records.write_text(records.read_text().replace("trunk.conv1", "trunk.block.conv1"))
+    parsed, _ = made(*folders)
+    text = parsed.in_section["layers"]
+    assert "first, third" in text
+    assert text.count("Standard deviation of the outputs") == 2 + 3, "charts and tables"
+    shown = [found["data-x"] for _, found in parsed.elements if "block.conv1" in found.get("data-x", "")]
+    assert shown[0] == "block.conv1|relu1|pool1|fc2|fc3"
+    zeros = [found["data-x"] for _, found in parsed.elements if found.get("data-y") == "40%"]
+    assert zeros == ["relu1"] * 3, "layers without zeros are left out"
+
+
+def test_many_layers_have_room_for_their_names(tmp_path):
+    folder = write_run(tmp_path / "deep")
+    names = [f"trunk.layer{number}" for number in range(50)]
+    outputs = {name: {"mean": 0.0, "std": 1.0, "zeros": 0.0} for name in names}
+    with Reporter(active=True, metrics_file=folder / "metrics.jsonl", num_steps=400) as reporter:
+        reporter.begin_at(300)
+        reporter.record("layers", step=310, outputs=outputs, updates={})
+    parsed, _ = made(folder)
+    written = [each for each in parsed.texts["text"] if each.startswith("layer")]
+    assert written == [f"layer{number}" for number in range(0, 50, 3)]
+    assert "|".join(f"layer{number}" for number in range(50)) in parsed.attributes("data-x"), "the pointer tells all"
+
+
 def test_runs_of_other_batches_are_drawn_over_images(tmp_path):
     parsed, _ = made(write_run(tmp_path / "first"), write_run(tmp_path / "second", batch=128))
     assert "images" in parsed.texts["text"]
@@ -163,32 +190,32 @@ def test_a_picture_that_is_none_is_not_shown(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("missing", "section", "said"),
+    ("missing", "section", "part"),
     [
-        ("metrics.jsonl", "overview", "run: there is no metrics.jsonl yet"),
-        ("config.toml", "configuration", "run: there is no config.toml yet"),
-        ("environment.json", "environment", "run: there is no environment.json yet"),
-        ("samples.json", "predictions", "run: there is no samples.json yet"),
-        ("weights.h5", "filters", "run: it cannot be read: there is neither a checkpoint nor weights.h5 yet"),
+        ("metrics.jsonl", "overview", "metrics"),
+        ("config.toml", "configuration", "config"),
+        ("environment.json", "environment", "environment"),
+        ("samples.json", "predictions", "samples"),
+        ("weights.h5", "filters", "filters"),
     ],
 )
 @pytest.mark.parametrize("damaged", [False, True], ids=["missing", "damaged"])
-def test_what_is_not_there_is_said_in_its_place(tmp_path, missing, section, said, damaged):
+def test_what_is_not_there_is_said_in_its_place(tmp_path, missing, section, part, damaged):
     folder = write_run(tmp_path / "run")
     (folder / missing).unlink()
+    said = f"run: there is no {missing} yet"
+    if missing == "weights.h5":
+        said = "run: there is neither a checkpoint nor weights.h5 yet"
     if damaged:
-        (folder / missing).write_bytes(b"\x89HDF\r\n{[\x00\xff")
+        (folder / missing).write_bytes(b"\x89HDF{[\x00\xff")
+        said = f"run: {part} cannot be read: "
+        if missing == "metrics.jsonl":
+            said = "run: 1 damaged line of metrics.jsonl is left out"
     parsed, content = made(folder)
     check_safe(parsed)
-    text = parsed.text
-    if damaged and missing == "metrics.jsonl":
-        assert "run: 2 damaged lines of metrics.jsonl are left out" in text
-    elif damaged:
-        assert "run: it cannot be read: " in text
-    else:
-        assert said in text
-    assert tuple(parsed.attributes("id")) == SECTIONS
-    assert content["overview"][0]["problems"]
+    assert said in parsed.in_section[section]
+    assert tuple(parsed.in_section) == SECTIONS
+    assert list(content["overview"][0]["problems"]) == [part]
 
 
 def test_a_run_that_goes_on_or_was_killed_shows_what_there_is(tmp_path):
