@@ -8,8 +8,10 @@ import pytest
 
 from owt_mpi.backends.cuda_device import CHUNK_BYTES, NUM_CHUNKS
 from owt_mpi.backends.gemm_conv import GemmConv
+from owt_mpi.backends.half import HalfBackend
 from owt_mpi.backends.pixels import start_normalise_on_host
 from owt_mpi.backends.precision import HALF_DTYPES
+from owt_mpi.backends.reference import ReferenceBackend
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.nn.model import Loss
 from owt_mpi.parallel.layout import Plan
@@ -22,6 +24,7 @@ pytestmark = pytest.mark.gpu
 
 # cuDNN may choose algorithms that round more than a plain sum does, such as Winograd's
 TOLERANCE = 1e-5
+MANY = 2**31
 ROWS = [
     pytest.param(check, case, id=f"{check.__name__[6:]}-{case.name}")
     for check, cases in TABLE + ROWS_TABLE
@@ -114,3 +117,40 @@ def test_batches_arrive_whole_under_load(gpu):
         pixels = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
         expected = start_normalise_on_host(pixels, flips, mean, scale, None, dtype)()
         np.testing.assert_allclose(gpu.to_host(result), expected + 1 / 512, rtol=1e-5, atol=1e-5)
+
+
+def test_one_thread_may_prepare_images_and_compute_on_them(gpu):
+    shape, dtype, flips = (32, 64, 48, 3), np.dtype(np.float32), np.arange(32) % 3 == 0
+    mean, scale = np.array([10.0, 20.0, 30.0]), np.array([0.5, 1.0, 2.0])
+    results = []
+    for number in range(10):
+        pixels = gpu.host_empty(shape, np.uint8)
+        pixels[...] = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
+        images = gpu.start_normalise(pixels, flips, mean, scale, None, dtype)()
+        results.append(gpu.start_to_host(images * 2))
+    for number, finish in enumerate(results):
+        pixels = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
+        np.testing.assert_array_equal(finish(), 2 * start_normalise_on_host(pixels, flips, mean, scale, None, dtype)())
+
+
+def test_arrays_of_more_numbers_than_an_int_counts(gpu):
+    """The last image of a batch begins 2^31 numbers behind the first."""
+    image, needed = (128, 128, 64), 5 * 2 * MANY
+    if gpu.memory()[0].free < needed:
+        pytest.skip(f"this test needs {needed >> 30} GiB of the GPU")
+    num_images = MANY // np.prod(image) + 2
+    x = gpu.xp.zeros((num_images, *image), np.float16)
+    last = np.random.default_rng(0).standard_normal((1, *image)).astype(np.float16)
+    x[-1:] = gpu.from_host(last)
+    b, windows, lrn = np.linspace(-1, 1, 64).astype(np.float16), ((3, 3), (2, 2), (1, 1)), (5, 0.1, 0.75, 2.0)
+    for compute in (
+        lambda backend, x, b: backend.add_bias(x, b, relu=True),
+        lambda backend, x, b: backend.relu_grad(x, backend.add_bias(x, b)),
+        lambda backend, x, b: backend.max_pool2d(x, *windows)[0],
+        lambda backend, x, b: backend.avg_pool2d(x, *windows),
+        lambda backend, x, b: backend.lrn(x, *lrn)[0],
+        lambda backend, x, b: backend.bias_grad(x.reshape(-1, 64)),  # all others are 0
+    ):
+        expected = compute(HalfBackend(ReferenceBackend()), last, b)
+        found = compute(gpu, x, gpu.from_host(b))
+        np.testing.assert_allclose(gpu.to_host(found[-len(expected) :]), expected, rtol=2e-3, atol=2e-3)
