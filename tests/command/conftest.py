@@ -14,8 +14,18 @@ CLASS_NAMES = ("ant", "bee", "cat", "dog")
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    """96 training images in two shards and 21 validation images; a class has its own brightness."""
-    folder = tmp_path / "shards"
+    """See write_shards."""
+    return write_shards(tmp_path / "shards")
+
+
+@pytest.fixture
+def preset(tmp_path: Path) -> Path:
+    """See write_preset."""
+    return write_preset(tmp_path)
+
+
+def write_shards(folder: Path) -> Path:
+    """Write 96 training images in two shards and 21 validation images; a class has its own brightness."""
     folder.mkdir()
     rng = np.random.default_rng(5)
     splits = {}
@@ -28,10 +38,9 @@ def shards(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def preset(tmp_path: Path) -> Path:
-    """A preset of a small network for these images, and the network in a user's file."""
-    (tmp_path / "my_nets.py").write_text(
+def write_preset(folder: Path) -> Path:
+    """Write a preset of a small network for these images, and the network in a user's file."""
+    (folder / "my_nets.py").write_text(
         "from owt_mpi.nn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU\n"
         "from owt_mpi.nn.model import Model, num_features\n"
         "from owt_mpi.nn.module import Module, Sequential\n"
@@ -48,9 +57,9 @@ def preset(tmp_path: Path) -> Path:
         "                       'dropout4': Dropout(0.1), 'fc4': Linear(16, spec.num_classes)})\n"
         "    return Model('residual', spec, trunk, head, 'softmax')\n"
     )
-    file = tmp_path / "small.toml"
+    file = folder / "small.toml"
     file.write_text(
-        f'[model]\nmodel = "{tmp_path}/my_nets.py:residual"\ncrop = 8\n[data]\nnormalise = "mean-std"\n'
+        f'[model]\nmodel = "{folder}/my_nets.py:residual"\ncrop = 8\n[data]\nnormalise = "mean-std"\n'
         "[batch]\nglobal_batch = 16\nepochs = 2\n[optimizer]\nlr = 0.01\nlr_base_batch = 16\n[run]\nlog_every = 3\n"
     )
     return file
