@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from owt_mpi.comm.base import Communicator
-from owt_mpi.comm.launcher import LaunchError, launcher_rank
+from owt_mpi.comm.launcher import LaunchError, launcher_rank, started_by_hydra
 
 USAGE_ERROR = 2
 DATA_ERROR = 3
@@ -103,7 +103,7 @@ def _end_together(code: int, message: str) -> NoReturn:
         print(message, file=sys.stderr)
     _flush()
     _let_launcher_read()
-    if code != 0 and world is not None and world.size > 1 and "HYDI_CONTROL_FD" in os.environ:
+    if code != 0 and world is not None and world.size > 1 and started_by_hydra():
         # MPICH's mpirun kills the ranks that are still exiting when the first has exited with a code, and reports
         # the kill in place of the code; an abort by one rank it reports by its code alone
         _mpi().all_arrive_within(AGREEMENT_SECONDS)

@@ -16,6 +16,11 @@ def launcher_rank(environ: Mapping[str, str] = os.environ) -> int | None:
     return None
 
 
+def started_by_hydra(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether MPICH's mpirun, or one derived from it, started this process, on whichever host."""
+    return "PMI_RANK" in environ and "MPI_LOCALNRANKS" in environ
+
+
 def check_not_alone(mpi_library: str, environ: Mapping[str, str] = os.environ) -> None:
     """Raise LaunchError if several processes were asked for, given that this one's world has one rank.
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from owt_mpi.comm.launcher import LaunchError, check_not_alone, launcher_rank
+from owt_mpi.comm.launcher import LaunchError, check_not_alone, launcher_rank, started_by_hydra
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,20 @@ from owt_mpi.comm.launcher import LaunchError, check_not_alone, launcher_rank
 )
 def test_launcher_rank(environ: dict[str, str], rank: int | None) -> None:
     assert launcher_rank(environ) == rank
+
+
+@pytest.mark.parametrize(
+    ("environ", "by_hydra"),
+    [
+        ({"PMI_RANK": "0", "PMI_SIZE": "4", "MPI_LOCALNRANKS": "2", "HYDI_CONTROL_FD": "7"}, True),
+        ({"PMI_RANK": "2", "PMI_SIZE": "4", "MPI_LOCALNRANKS": "2"}, True),  # on another host than mpirun
+        ({"PMI_RANK": "2", "PMI_SIZE": "4", "SLURM_PROCID": "2"}, False),  # srun --mpi=pmi2
+        ({"OMPI_COMM_WORLD_RANK": "2"}, False),
+        ({}, False),
+    ],
+)
+def test_mpich_is_known_by_what_its_mpirun_tells_ranks_on_every_host(environ: dict[str, str], by_hydra: bool) -> None:
+    assert started_by_hydra(environ) == by_hydra
 
 
 @pytest.mark.parametrize(
