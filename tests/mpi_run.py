@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,6 +131,14 @@ def ends(pid: int, limit_s: float) -> bool:
     ended, _, _ = select.select([process], [], [], limit_s)
     os.close(process)
     return bool(ended)
+
+
+def until(condition: Callable[[], bool], limit_s: float, what: Callable[[], str]) -> None:
+    """Return when `condition` holds; AssertionError with what `what` returns if it does not within `limit_s`."""
+    end, pause = time.monotonic() + limit_s, threading.Event()
+    while not condition():
+        assert time.monotonic() < end, f"not within {limit_s:g} s: {what()}"
+        pause.wait(0.1)
 
 
 def kill_tree(pid: int) -> None:

@@ -9,14 +9,12 @@ import secrets
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from tests.mpi_run import REPO_ROOT
+from tests.mpi_run import REPO_ROOT, until
 from tests.slurm.install import missing
 from tests.virtual_hosts import VirtualHost, command_of, environment_of
 
@@ -58,14 +56,6 @@ PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 NODE = (
     "NodeName=n{number} NodeHostname=n{number} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=4000 Gres=gpu:{gpus}\n"
 )
-
-
-def until(condition: Callable[[], bool], limit_s: float, what: Callable[[], str]) -> None:
-    """Return when `condition` holds; AssertionError with what `what` returns if it does not within `limit_s`."""
-    end, pause = time.monotonic() + limit_s, threading.Event()
-    while not condition():
-        assert time.monotonic() < end, f"not within {limit_s:g} s: {what()}"
-        pause.wait(0.1)
 
 
 class Cluster:

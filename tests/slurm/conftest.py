@@ -2,39 +2,17 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from owt_mpi.checkpoint.weights import read_weights
 from tests.command import conftest as small_training
+from tests.gated import GatedTraining
 from tests.mpi_run import NO_MPIRUN, ONE_THREAD, OPEN_MPI_ENV, ends, find_mpirun, is_open_mpi
-from tests.slurm.cluster import Cluster, until
+from tests.slurm.cluster import ENDED, Cluster
 from tests.slurm.install import missing
 
-# A network behind a gate, at which every rank halts in its fourth step until there is a file "open" or the rank is to
-# stop.
-GATE = """
-import os
-import time
-from pathlib import Path
-from owt_mpi.comm.launcher import launcher_rank
-from owt_mpi.training.stopping import wish_to_stop
-HERE = Path(__file__).parent
-class Gate(Module):
-    def forward(self, x, ctx):
-        if ctx.training and ctx.step == 3 and not (HERE / "open").exists():
-            (HERE / f"halted-{launcher_rank()}").write_text(str(os.getpid()))
-            while not (HERE / "open").exists() and wish_to_stop() is None:
-                time.sleep(0.01)
-        return x
-def gated(spec):
-    model = residual(spec)
-    trunk = Sequential({"gate": Gate(), **model.trunk.layers})
-    return Model("gated", spec, trunk, model.head, "softmax")
-"""
 shards, preset = small_training.shards, small_training.preset
 NODES = ("--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2", "--cpus-per-task=1", "--mem-per-cpu=10M")
 
@@ -81,23 +59,12 @@ def mpi_variables() -> dict[str, str]:
     return {**variables, **ONE_THREAD, **(OPEN_MPI_ENV if open_mpi else {})}
 
 
-@dataclass
-class Training:
-    """A training job of 2 nodes with 2 ranks each, and its files. `job` is its number once it is submitted."""
+class Training(GatedTraining):
+    """A training job of 2 nodes with 2 ranks each. `job` is its number once it is submitted."""
 
-    cluster: Cluster
-    folder: Path
-    arguments: tuple[str, ...]
-    job: str = ""
-
-    @property
-    def run_dir(self) -> Path:
-        return self.folder / "run"
-
-    @property
-    def output(self) -> str:
-        file = self.folder / "job.out"
-        return file.read_text() if file.exists() else ""
+    def __init__(self, cluster: Cluster, folder: Path, shards: Path, preset: Path) -> None:
+        super().__init__(folder, shards, preset)
+        self.cluster, self.job = cluster, ""
 
     def submit(self, *given: str, script: str = "launch/train.sbatch", **variables: str) -> "Training":
         """Submit the job, with `given` as further options of sbatch."""
@@ -107,32 +74,20 @@ class Training:
         )  # fmt: skip
         return self
 
-    def open_gate(self) -> None:
-        (self.folder / "open").touch()
-
-    def wait_until_halted(self, num_ranks: int = 4) -> list[int]:
-        """Return the process ids of the ranks when all halt in step 4, and the checkpoint of step 2 is written."""
-        halted = [self.folder / f"halted-{rank}" for rank in range(num_ranks)]
-        until(
-            lambda: all(file.exists() and file.read_text() for file in halted) and self.steps_kept() == [2],
-            90, lambda: f"{self.output}\n{self.cluster.logs()}",
-        )  # fmt: skip
-        return [int(file.read_text()) for file in halted]
-
     def wait(self) -> str:
         """Return the state in which the job ends."""
         return self.cluster.wait(self.job)
+
+    def has_ended(self) -> bool:
+        return self.cluster.facts(self.job)["JobState"] in ENDED
 
     def wait_until_gone(self, processes: list[int]) -> None:
         """Return when none of the processes is left."""
         assert all(ends(process, 60) for process in processes)
 
-    def steps_kept(self) -> list[int]:
-        """Return the steps of the checkpoints that `latest` may name: those that are whole."""
-        return sorted(int(path.name.split("-")[1]) for path in (self.run_dir / "checkpoints").glob("step-*"))
-
-    def weights(self) -> dict[str, np.ndarray]:
-        return read_weights(self.run_dir / "weights.h5")
+    def assert_went_on(self, step: int) -> None:
+        super().assert_went_on(step)
+        assert self.cluster.facts(self.job)["Restarts"] == "1"
 
 
 MakeTraining = Callable[[str, Cluster], Training]
@@ -144,13 +99,7 @@ def make_training(shards: Path, preset: Path, tmp_path: Path) -> Iterator[MakeTr
     made = []
 
     def make(name: str, cluster: Cluster) -> Training:
-        folder = tmp_path / name
-        folder.mkdir()
-        nets = folder / "gated.py"
-        nets.write_text((tmp_path / "my_nets.py").read_text() + GATE)
-        arguments = ("--preset", str(preset), "--model", f"{nets}:gated", "--data", str(shards), "--backend",
-                     "reference", "--checkpoint-every", "2", "--keep-checkpoints", "9", "--log-every", "1")  # fmt: skip
-        made.append(Training(cluster, folder, arguments))
+        made.append(Training(cluster, tmp_path / name, shards, preset))
         return made[-1]
 
     yield make

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.data_prep.conftest import class_folders, png
-from tests.slurm.cluster import Cluster, until
+from tests.mpi_run import until
+from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import NODES, mpi_variables
 
 NUM_SHARDS = 8

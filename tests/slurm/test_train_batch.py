@@ -2,38 +2,14 @@
 
 import os
 import signal
-from collections.abc import Mapping
 
-import numpy as np
 import pytest
 
-from owt_mpi.checkpoint.reader import first_damage
-from owt_mpi.comm.serial import SerialCommunicator
+from tests.gated import Weights
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import MakeTraining, Training
 
 LAUNCHERS = ["srun", "mpirun"]
-Weights = Mapping[str, np.ndarray]
-
-
-def assert_same_weights(training: Training, undisturbed: Weights, tolerance: float = 0.0) -> None:
-    weights = training.weights()
-    assert weights.keys() == undisturbed.keys()
-    for name, values in undisturbed.items():
-        np.testing.assert_allclose(weights[name], values, rtol=0, atol=tolerance, err_msg=name)
-
-
-def assert_whole_checkpoints(training: Training, steps: list[int]) -> None:
-    assert training.steps_kept() == steps
-    for path in (training.run_dir / "checkpoints").glob("step-*"):
-        assert first_damage(path, SerialCommunicator()) is None
-
-
-def assert_went_on(training: Training, step: int) -> None:
-    assert training.output.count("no checkpoint to go on from: the run begins") == 1
-    assert training.output.count("going on from ") == 1
-    assert f"going on from {training.run_dir}/checkpoints/step-{step:09d}" in training.output
-    assert training.cluster.facts(training.job)["Restarts"] == "1"
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -41,10 +17,10 @@ def test_two_nodes_train_to_the_end(training: Training, undisturbed: Weights, la
     training.open_gate()
     assert training.submit(OWT_MPI_LAUNCHER=launcher).wait() == "COMPLETED", training.output
     assert "ranks: 4 ranks, trunk data parallel, head split over 4 ranks, scheme (c)" in training.output
-    assert_whole_checkpoints(training, [2, 4, 6, 8, 10, 12])
+    training.assert_whole_checkpoints([2, 4, 6, 8, 10, 12])
     facts = training.cluster.facts(training.job)
     assert (facts["NodeList"], facts["ExitCode"], facts["Restarts"]) == ("n[1-2]", "0:0", "0")
-    assert_same_weights(training, undisturbed)
+    training.assert_weights(undisturbed)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -56,8 +32,8 @@ def test_a_signal_to_the_script_lets_the_job_go_on_later(training: Training, und
     assert training.wait() == "COMPLETED", training.output
     assert "stopped after step 5 by SIGUSR1" in training.output
     assert f"job {training.job} is submitted again" in training.output
-    assert_went_on(training, 5)
-    assert_same_weights(training, undisturbed)
+    training.assert_went_on(5)
+    training.assert_weights(undisturbed)
 
 
 def test_the_end_of_the_time_is_announced_early_enough(training: Training, undisturbed: Weights):
@@ -68,8 +44,8 @@ def test_the_end_of_the_time_is_announced_early_enough(training: Training, undis
     training.cluster.run("scontrol", "update", f"JobId={training.job}", f"TimeLimit={hours * 60 + minutes + 2}")
     assert training.wait() == "COMPLETED", training.output
     assert "stopped after step 5 by SIGUSR1" in training.output
-    assert_went_on(training, 5)
-    assert_same_weights(training, undisturbed)
+    training.assert_went_on(5)
+    training.assert_weights(undisturbed)
 
 
 def test_a_preempted_job_goes_on_later(training: Training, undisturbed: Weights):
@@ -78,8 +54,8 @@ def test_a_preempted_job_goes_on_later(training: Training, undisturbed: Weights)
     training.cluster.run("scontrol", "requeue", training.job)
     assert training.wait() == "COMPLETED", training.output
     assert "stopped after step 5 by SIGTERM" in training.output
-    assert_went_on(training, 5)
-    assert_same_weights(training, undisturbed)
+    training.assert_went_on(5)
+    training.assert_weights(undisturbed)
 
 
 def test_a_cancelled_job_leaves_no_rank_and_whole_checkpoints(training: Training, undisturbed: Weights):
@@ -88,10 +64,10 @@ def test_a_cancelled_job_leaves_no_rank_and_whole_checkpoints(training: Training
     training.cluster.run("scancel", training.job)
     assert training.wait() == "CANCELLED", training.output
     training.wait_until_gone(ranks)
-    assert_whole_checkpoints(training, [2, 4, 5])
+    training.assert_whole_checkpoints([2, 4, 5])
     assert training.submit().wait() == "COMPLETED", training.output
     assert f"going on from {training.run_dir}/checkpoints/step-000000005" in training.output
-    assert_same_weights(training, undisturbed)
+    training.assert_weights(undisturbed)
 
 
 def test_a_killed_rank_ends_the_job_and_it_goes_on_when_submitted_again(
@@ -103,11 +79,11 @@ def test_a_killed_rank_ends_the_job_and_it_goes_on_when_submitted_again(
     assert training.wait() == "FAILED", training.output
     training.wait_until_gone(ranks)
     assert training.cluster.facts(training.job)["Restarts"] == "0", "it would fail again"
-    assert_whole_checkpoints(training, [2])
+    training.assert_whole_checkpoints([2])
     training.open_gate()
     assert training.submit().wait() == "COMPLETED", training.output
     assert f"going on from {training.run_dir}/checkpoints/step-000000002" in training.output
-    assert_same_weights(training, undisturbed)
+    training.assert_weights(undisturbed)
 
 
 def test_a_job_goes_on_on_the_node_that_is_left(
@@ -126,7 +102,7 @@ def test_a_job_goes_on_on_the_node_that_is_left(
         assert training.wait() == "COMPLETED", training.output
     assert cluster.facts(training.job)["NodeList"] == "n1"
     assert f"going on from {training.run_dir}/checkpoints/step-000000002" in training.output
-    assert_same_weights(training, undisturbed, tolerance=1e-5)
+    training.assert_weights(undisturbed, tolerance=1e-5)
 
 
 def test_a_wrong_way_for_ranks_to_meet_is_refused_with_the_right_ones(training: Training):
