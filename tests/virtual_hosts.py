@@ -14,11 +14,11 @@ PROGRAMS = ("unshare", "nsenter", "setpriv", "mount", "hostname")
 HOLD = 'mount --bind "$1" /etc/hosts && hostname "$2" && echo && exec sleep infinity'
 
 
-def no_hosts() -> str | None:
-    """Return why there can be no virtual hosts here, None if there can."""
+def no_hosts(*programs: str) -> str | None:
+    """Return why there can be no virtual hosts with those programs here, None if there can."""
     if os.geteuid() != 0:
         return "hosts of their own namespaces are made by root alone"
-    absent = [program for program in PROGRAMS if shutil.which(program) is None]
+    absent = [program for program in (*PROGRAMS, *programs) if shutil.which(program) is None]
     if absent:
         return f"{', '.join(absent)} not found"
     allowed = subprocess.run(["unshare", "--uts", "--mount", "--net", "true"], capture_output=True, check=False)
