@@ -18,7 +18,17 @@ from owt_mpi.evaluation.exporting import ExportOptions, run_export
 from owt_mpi.evaluation.network import NetworkOptions
 from owt_mpi.evaluation.options import EvaluateOptions
 from owt_mpi.evaluation.trained import FileOptions
-from tests.evaluation.conftest import CLASSES, MEAN, STD, Run, evaluated, images_of, options_of, run_alone
+from tests.evaluation.conftest import (
+    CLASSES,
+    MEAN,
+    STD,
+    Run,
+    changed_manifest,
+    evaluated,
+    images_of,
+    options_of,
+    run_alone,
+)
 from tests.evaluation.test_evaluate import check_equals_plain
 from tests.evaluation.test_predict import stored_files
 from tests.evaluation.test_refusals import refusal
@@ -120,6 +130,16 @@ def test_the_file_says_what_its_network_is(softmax_run: Run, exported: dict[str,
     assert json.loads(said["class_titles"])[0] == "the ant"
     assert said["trained"] == "step 12, owt_mpi 0.1.0"
     assert said["model"] == model_of(softmax_run)
+
+
+def test_pixels_that_are_not_divided_have_deviations_of_1(own_run: Run, tmp_path: Path):
+    config = CheckpointManifest.read(own_run.folder / "checkpoints" / "latest").config
+    config["data"]["normalise"] = "mean"
+    changed_manifest(own_run.folder, lambda manifest: replace(manifest, config=config))
+    run_export(ExportOptions(str(own_run.folder), str(tmp_path / "net.safetensors")))
+    with safe_open(tmp_path / "net.safetensors", "np") as file:
+        said = file.metadata()
+    assert (json.loads(said["mean"]), json.loads(said["std"])) == ([MEAN] * 3, [1.0] * 3)
 
 
 @pytest.mark.parametrize("pixels", [False, True])
