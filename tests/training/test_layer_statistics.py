@@ -115,6 +115,21 @@ def test_any_number_of_ranks_finds_what_one_does(plain, plan, parallel):
     assert flat(statistics(plan, **parallel)) == pytest.approx(plain, rel=1e-8)
 
 
+def test_training_keeps_its_bits_when_somebody_looks():
+    def weights(comm, looks):
+        trainer = make_trainer(comm, Plan(2), ReferenceBackend())
+        for step in range(STEPS):
+            batch = part_of(global_batch(step, trainer.dtype), comm.rank, comm.size)
+            trainer.train_step(batch, step)
+            if looks:
+                layer_statistics(trainer, batch, step + 1)
+        return [each.data for each in trainer.trunk.parameters() + trainer.head.parameters()]
+
+    for with_looks, without in zip(*(run_ranks(2, lambda c, x=x: weights(c, x)) for x in (True, False)), strict=True):
+        for a, b in zip(with_looks, without, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_halves_are_added_up_exactly():
     """The tolerance is that of what is added up: outputs of bfloat16 have 8 bits."""
 
