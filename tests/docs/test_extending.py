@@ -18,7 +18,8 @@ from owt_mpi.summary import summarise
 from tests.mpi_run import ONE_THREAD, REPO_ROOT
 
 PAGES = [
-    "README.md", "docs/extending.md", "docs/interchange.md", "docs/proof.md", "docs/restricted.md", "tests/README.md",
+    "README.md", "docs/extending.md", "docs/interchange.md", "docs/proof.md", "docs/restricted.md", "docs/seeing.md",
+    "tests/README.md",
     "data_prep/README.md",
 ]  # fmt: skip
 EXTENDING = (REPO_ROOT / "docs/extending.md").read_text(encoding="utf-8")
