@@ -25,7 +25,7 @@ def write_csv(file: Path, runs: Sequence[Run]) -> None:
             records += [("validation", each) for each in run.metrics.validation]
             for kind, each in sorted(records, key=lambda record: record[1].step):
                 numbers = {**each.numbers, "step": each.step}
-                writer.writerow([run.name, kind, each.seconds, *(_cell(numbers.get(name)) for name in COLUMNS)])
+                writer.writerow([run.name, kind, _cell(each.seconds), *(_cell(numbers.get(name)) for name in COLUMNS)])
 
 
 def _cell(value: float | None) -> str:

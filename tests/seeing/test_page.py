@@ -3,44 +3,21 @@
 import base64
 import io
 import json
-import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from owt_mpi.metrics import Reporter
-from owt_mpi.seeing.page import page, sections_of, tables
+from owt_mpi.seeing.page import page, sections_of
 from owt_mpi.seeing.pictures import tiles
 from owt_mpi.seeing.run_folder import read_runs
+from tests.seeing.making import SECTIONS, check_safe, made
 from tests.seeing.parsed_page import ParsedPage
-from tests.seeing.runs import LAYERS, filters, flows_of, loss_at, record_steps, write_files, write_run
+from tests.seeing.runs import LAYERS, filters, flows_of, loss_at, record_steps, write_run
 
-SECTIONS = (
-    "overview", "curves", "time", "ranks", "wire", "filters", "layers", "predictions", "configuration", "environment",
-)  # fmt: skip
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"' onload=alert(3) &lt;\x00\ud800"
-
-
-def made(*folders: Path) -> tuple[ParsedPage, dict]:
-    """Return the page of runs, parsed, and its tables."""
-    runs = read_runs([str(folder) for folder in folders])
-    sections = sections_of(runs)
-    return ParsedPage(page(runs, sections)), json.loads(json.dumps(tables(sections)))
-
-
-def check_safe(parsed: ParsedPage) -> None:
-    """Nothing is fetched, one script and one style are ours, and no attribute is one that runs."""
-    assert parsed.counts["script"] == parsed.counts["style"] == 1
-    assert parsed.counts["link"] == parsed.counts["iframe"] == parsed.counts["object"] == 0
-    for _, found in parsed.elements:
-        assert not [name for name in found if name.startswith("on")]
-    assert all(re.fullmatch(r"data:image/(png|jpeg);base64,[\w+/=]+", each) for each in parsed.attributes("src"))
-    assert all(each.startswith("#") for each in parsed.attributes("href"))
-    assert "url(" not in parsed.texts["style"][1]
-    assert "@import" not in parsed.texts["style"][1]
 
 
 def test_one_run_has_all_sections(tmp_path):
@@ -187,67 +164,6 @@ def test_a_picture_that_is_none_is_not_shown(tmp_path):
     parsed, _ = made(folder)
     check_safe(parsed)
     assert parsed.counts["img"] == 1, "of the filters alone"
-
-
-@pytest.mark.parametrize(
-    ("missing", "section", "part"),
-    [
-        ("metrics.jsonl", "overview", "metrics"),
-        ("config.toml", "configuration", "config"),
-        ("environment.json", "environment", "environment"),
-        ("samples.json", "predictions", "samples"),
-        ("weights.h5", "filters", "filters"),
-    ],
-)
-@pytest.mark.parametrize("damaged", [False, True], ids=["missing", "damaged"])
-def test_what_is_not_there_is_said_in_its_place(tmp_path, missing, section, part, damaged):
-    folder = write_run(tmp_path / "run")
-    (folder / missing).unlink()
-    said = f"run: there is no {missing} yet"
-    if missing == "weights.h5":
-        said = "run: there is neither a checkpoint nor weights.h5 yet"
-    if damaged:
-        (folder / missing).write_bytes(b"\x89HDF{[\x00\xff")
-        said = f"run: {part} cannot be read: "
-        if missing == "metrics.jsonl":
-            said = "run: 1 damaged line of metrics.jsonl is left out"
-    parsed, content = made(folder)
-    check_safe(parsed)
-    assert said in parsed.in_section[section]
-    assert tuple(parsed.in_section) == SECTIONS
-    assert list(content["overview"][0]["problems"]) == [part]
-
-
-def test_a_run_that_goes_on_or_was_killed_shows_what_there_is(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    reporter = Reporter(active=True, metrics_file=folder / "metrics.jsonl", num_steps=1000)
-    with reporter:
-        reporter.begin_at(0, ranks=2, global_batch=64)
-        record_steps(reporter, 0, 60, 2)
-        parsed, content = made(folder)
-    assert "not ended: it goes on, or was killed" in parsed.text
-    assert "60 of 1,000" in parsed.text
-    assert "Of rank 0, over 60 steps." in parsed.text
-    assert content["wire"][0]["rows"][-1]["received_bytes"] == pytest.approx(4e6)
-    whole = (folder / "metrics.jsonl").read_text()
-    (folder / "metrics.jsonl").write_text(whole[: len(whole) // 2])
-    parsed, content = made(folder)
-    assert "1 damaged line of metrics.jsonl is left out" in parsed.text
-    assert 0 < content["overview"][0]["step"] < 60
-
-
-def test_a_run_that_has_recorded_nothing_yet_says_so_everywhere(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    write_files(folder)
-    (folder / "samples.json").unlink()
-    with Reporter(active=True, metrics_file=folder / "metrics.jsonl", num_steps=10):
-        pass
-    parsed, content = made(folder)
-    check_safe(parsed)
-    assert parsed.text.count("nothing recorded yet") >= 9
-    assert content["ranks"] == [{"run": "run", "steps": 0, "ranks": [], "verdict": ""}]
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty", "file"])
