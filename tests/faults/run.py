@@ -67,7 +67,7 @@ class FaultyRun:
             str(shards), "--epochs", str(epochs), "--backend", "reference", "--log-every", "1", "--layer-stats-every",
             "0", "--stall-seconds", str(STALL_SECONDS), "--stall-abort-seconds", str(STALL_ABORT_SECONDS),
         ]  # fmt: skip
-        self._every = ["--checkpoint-every", str(every)]
+        self.every = every
         self._env = {**os.environ, **ONE_THREAD, **(OPEN_MPI_ENV if is_open_mpi(mpirun) else {})}
         self._right: dict[int, str] = {}  # the digest of what a checkpoint of each step must hold
         self.run_dir = folder / "run"
@@ -108,9 +108,9 @@ class FaultyRun:
         AssertionError if it does not go on from the newest whole checkpoint, or outlives its limit.
         """
         expected = self.newest_whole()
-        command = [*self._command, *self._every, "--run-dir", str(self.run_dir), "--resume", "auto"]
+        given = ["--run-dir", str(self.run_dir), "--checkpoint-every", str(self.every), "--resume", "auto"]
         with subprocess.Popen(
-            command, cwd=REPO_ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            [*self._command, *given], cwd=REPO_ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, start_new_session=True,
         ) as process:  # fmt: skip
             life, printed = Life(process), SimpleQueue[str | None]()

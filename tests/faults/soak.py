@@ -63,8 +63,8 @@ class Soak:
             detail = self._strike(fault, life)
 
         if fault == "fill the disk":
-            with self._full_disk():
-                life = self._run.live(at_step, strike)
+            with self._full_disk():  # until the run has said so
+                life = self._run.live(at_step + 3 * self._run.every, strike)
             assert "could not be written" in life.output, life.output
         else:
             life = self._run.live(at_step, strike)
