@@ -6,7 +6,6 @@ from owt_mpi.data.decode import BROKEN, Crew, decode_window, silence_pillow
 from owt_mpi.data.manifest import DataError, Statistics
 from owt_mpi.data.readers import check_indices
 from owt_mpi.data.shard_format import ShardReader
-from owt_mpi.data.shard_record import read_record
 
 
 class JpegReader:
@@ -55,7 +54,7 @@ class JpegReader:
     def read_windows(self, indices: np.ndarray, windows: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Decode the `windows` of the samples `indices` into `out`, return their labels; see Reader.
 
-        DataError, with file, row and name, for an image that cannot be decoded.
+        DataError, with file, row and name, for an image that cannot be decoded, or if its shard has changed.
         """
         check_indices(indices, self.num_samples)
         samples, places = indices.tolist(), windows.tolist()
@@ -64,9 +63,12 @@ class JpegReader:
             try:
                 decode_window(self.shards.encoded(samples[row]), places[row], out[row], self._use_draft)
             except BROKEN as error:
-                raise DataError(f"{self._describe_sample(samples[row])} cannot be decoded: {error}") from error
+                if isinstance(error, DataError):
+                    raise
+                raise DataError(f"{self.shards.describe_sample(samples[row])} cannot be decoded: {error}") from error
 
         self._crew.each_row(decode, len(samples))
+        self.shards.check_unchanged(indices)
         return np.asarray(self.shards.labels[indices])
 
     def will_need(self, indices: np.ndarray) -> None:
@@ -77,7 +79,3 @@ class JpegReader:
         """End the threads and give the files back."""
         self._crew.close()
         self.shards.close()
-
-    def _describe_sample(self, index: int) -> str:
-        path, row = self.shards.find(index)
-        return f"{path}: sample {row}, {read_record(path).names[row]!r}"

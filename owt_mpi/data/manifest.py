@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from owt_mpi.comm.guard import DATA_ERROR
 from owt_mpi.disk import sync_file, sync_folder
 
 FORMAT_NAME = "owt_mpi.shards"
@@ -27,6 +28,8 @@ ImageShape = tuple[int | None, int | None, int]  # (h, w, c); h and w are None w
 
 class DataError(ValueError):
     """Data that cannot be used. The message is one line: the file, what is wrong with it, and the way out."""
+
+    exit_code = DATA_ERROR  # of a command that it ends
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,18 @@
 """One shard file: opened, with everything in it checked against the manifest but the images themselves."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from owt_mpi.data.bus_errors import explain, forget
 from owt_mpi.data.manifest import REBUILD, DataError, Manifest, ShardEntry, check_version
 from owt_mpi.data.read_ahead import will_need
+from owt_mpi.disk import sha256_of
 from owt_mpi.plain_hdf5.arrays import FileArray
 from owt_mpi.plain_hdf5.reader import Array, PlainHdf5
 from owt_mpi.plain_hdf5.source import Hdf5Error
@@ -18,6 +21,20 @@ IMAGE_DTYPE = np.dtype(np.uint8)
 LABEL_DTYPE = np.dtype("<i4")
 SIZE_DTYPE = np.dtype("<i4")  # of a pair (h, w)
 COUNT_DTYPE = np.dtype("<i8")  # of offsets and sums
+RESTORE = "restore it; a training run goes on by --run-dir and --resume auto"
+
+
+class Stamp(NamedTuple):
+    """What changes with a file's content, and sometimes without: its length, and when it was last written to."""
+
+    num_bytes: int
+    written_ns: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> "Stamp":
+        """Return the stamp of an open file."""
+        status = os.fstat(descriptor)
+        return cls(status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True)
@@ -25,7 +42,7 @@ class OpenShard:
     """An open shard: `images` is a memory map, a FileArray, or a ChunkedArray where it is chunked or compressed.
 
     Raw images are (n, h, w, c). Of jpeg storage they are the bytes of all files, and file i is
-    images[offsets[i] : offsets[i + 1]].
+    images[offsets[i] : offsets[i + 1]]. `stamp` tells whether the file is as it was when it was opened.
     """
 
     images: Any
@@ -34,6 +51,16 @@ class OpenShard:
     offsets: np.ndarray | None
     file: PlainHdf5 | None  # None where `images` are a copy
     start: int | None = None  # of `images` in the file where they are plain bytes in it
+    stamp: Stamp | None = None
+
+    def stamp_now(self) -> Stamp | None:
+        """Return the stamp of the file as it is, None where images are a copy."""
+        return None if self.file is None else Stamp.of(self.file.descriptor)
+
+    def sha256_now(self) -> str:
+        """Return the SHA-256 of the open file, which may have lost its name."""
+        assert self.file is not None
+        return sha256_of(Path(f"/proc/self/fd/{self.file.descriptor}"))
 
     def will_need(self, rows: np.ndarray) -> None:
         """Have the images of `rows` (rising) brought into memory, where that is any use."""
@@ -50,6 +77,8 @@ class OpenShard:
         """Give the file back."""
         if self.file is not None:
             self.file.close()
+            if isinstance(self.images, np.ndarray):
+                forget(self.images)
 
 
 def open_shard(
@@ -77,10 +106,28 @@ def open_shard(
                 stored = checked_array(path, file, "bytes", (int(offsets[-1]),), IMAGE_DTYPE)
         start = stored.offset if isinstance(stored, FileArray) else None
         mapped = _map(path, start, stored.shape) if use_maps and start is not None else None
-        return OpenShard(stored if mapped is None else mapped, labels, sizes, offsets, file, start)
+        images, stamp = stored if mapped is None else mapped, Stamp.of(file.descriptor)
+        shard = OpenShard(images, labels, sizes, offsets, file, start, stamp)
     except BaseException:
         file.close()
         raise
+    if mapped is not None:
+        explain(mapped, lambda byte: _describe_fault(path, shard, byte))
+    return shard
+
+
+def _describe_fault(path: Path, shard: OpenShard, byte: int) -> str:
+    """Return why byte `byte` of a mapped shard's images cannot be read."""
+    if shard.offsets is None:
+        row = byte // max(int(np.prod(shard.images.shape[1:])), 1)
+    else:
+        row = int(np.searchsorted(shard.offsets, byte, side="right")) - 1
+    stamp = shard.stamp_now()
+    if stamp is not None and stamp.num_bytes <= (shard.start or 0) + byte:
+        why = f"the file was cut to {stamp.num_bytes} bytes while it was open"
+    else:
+        why = "its disk or file system failed"
+    return f"{path}: sample {row} cannot be read: {why}; {RESTORE}"
 
 
 @contextmanager

@@ -18,13 +18,16 @@ import numpy as np
 from owt_mpi.data.decode import Crew
 from owt_mpi.data.manifest import DataError, Manifest, Statistics
 from owt_mpi.data.readers import check_indices
-from owt_mpi.data.shard_file import IMAGE_DTYPE, OpenShard, checked_array, naming, open_shard
+from owt_mpi.data.shard_file import IMAGE_DTYPE, RESTORE, OpenShard, checked_array, naming, open_shard
+from owt_mpi.data.shard_record import read_record
 from owt_mpi.data.windows import copy_window
 from owt_mpi.plain_hdf5.arrays import ChunkedArray, FileArray
 from owt_mpi.plain_hdf5.reader import PlainHdf5
+from owt_mpi.plain_hdf5.source import Hdf5Error
 
 HASH_BYTES = 32
 MEAN_IMAGE = "mean_image"  # the dataset in STATISTICS_NAME
+CANNOT_READ = (OSError, Hdf5Error)
 _ACCESS: dict[type, str] = {np.ndarray: "memory maps", FileArray: "reads", ChunkedArray: "chunks (slow)"}
 
 
@@ -129,46 +132,51 @@ class ShardReader:
     def read(self, indices: np.ndarray, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of the images (n, h, w, c) uint8 and labels (n,) int32 of the samples `indices`.
 
-        The images are written to `out` if it is given. IndexError for an index outside the split. For raw storage.
+        The images are written to `out` if it is given. For raw storage. IndexError for an index outside the split,
+        DataError as from read_windows.
         """
         assert self.storage == "raw", "encoded images are read by `encoded`"
         check_indices(indices, self.num_samples)
         if out is None:
             out = np.empty((len(indices), *self.image_shape), IMAGE_DTYPE)
-        shards = np.searchsorted(self._ends, indices, side="right")
-        for row, (shard, index) in enumerate(zip(shards.tolist(), indices.tolist(), strict=True)):
-            images = self._shards[shard].images
-            out[row] = images[len(images) + index - int(self._ends[shard])]
+        for row, place in enumerate(self._places(indices)):
+            out[row] = self._image(place)
+        self.check_unchanged(indices)
         return out, self.labels[indices]
 
     def encoded(self, index: int) -> bytes:
-        """Return a copy of the image file of sample `index`. For jpeg storage: any format that Pillow reads."""
+        """Return a copy of the image file of sample `index`. For jpeg storage: any format that Pillow reads.
+
+        DataError where it cannot be read.
+        """
         number, row = self._place(index)
         shard = self._shards[number]
         assert shard.offsets is not None, "raw images are read by `read`"
-        content: bytes = shard.images[int(shard.offsets[row]) : int(shard.offsets[row + 1])].tobytes()
+        try:
+            content: bytes = shard.images[int(shard.offsets[row]) : int(shard.offsets[row + 1])].tobytes()
+        except CANNOT_READ as error:
+            raise DataError(f"{self.describe_sample(index)} cannot be read: {error}; {RESTORE}") from error
         return content
 
     def read_windows(self, indices: np.ndarray, windows: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Write windows of the samples `indices` to `out`, return their labels; see Reader. Only they are copied.
 
-        For raw storage.
+        For raw storage. DataError, naming file and sample, where one cannot be read or its shard has changed.
         """
         assert self.storage == "raw", "encoded images are read by `encoded`"
         check_indices(indices, self.num_samples)
-        shards = np.searchsorted(self._ends, indices, side="right")
-        places = indices - self._ends[shards]  # negative: counted from the shard's end
-        rows = list(zip(shards.tolist(), places.tolist(), windows.tolist(), out, strict=True))
+        rows = list(zip(self._places(indices), windows.tolist(), out, strict=True))
 
         def write(row: int) -> None:
-            shard, place, window, target = rows[row]
-            copy_window(self._shards[shard].images[place], window, target)
+            place, window, target = rows[row]
+            copy_window(self._image(place), window, target)
 
         if (windows[:, 2:] == out.shape[1:3]).all():
             for row in range(len(rows)):  # by one thread: more would fight for Python's lock, not for the memory
                 write(row)
         else:
             self._crew.each_row(write, len(rows))
+        self.check_unchanged(indices)
         labels: np.ndarray = self.labels[indices]
         return labels
 
@@ -186,6 +194,29 @@ class ShardReader:
         number, row = self._place(index)
         return self._folder / self.manifest.splits[self.split].shards[number].file, row
 
+    def describe_sample(self, index: int) -> str:
+        """Return the file, row and name of sample `index`, the last where it can be read, for messages."""
+        path, row = self.find(index)
+        try:
+            return f"{path}: sample {row}, {read_record(path).names[row]!r}"
+        except DataError:
+            return f"{path}: sample {row}"
+
+    def check_unchanged(self, indices: np.ndarray) -> None:
+        """Raise DataError if the content of a shard of `indices` has changed since it was opened.
+
+        To be called after reading: what was read is then what was opened. A file that was written to is compared with
+        the manifest's SHA-256 once, so that one may be touched.
+        """
+        for number in np.unique(np.searchsorted(self._ends, indices, side="right")).tolist():
+            shard, entry = self._shards[number], self.manifest.splits[self.split].shards[number]
+            stamp = shard.stamp_now()
+            if stamp == shard.stamp or stamp is None:
+                continue
+            if shard.sha256_now() != entry.sha256:
+                raise DataError(f"{self._folder / entry.file} was changed while it was open; {RESTORE}")
+            self._shards[number] = dataclasses.replace(shard, stamp=stamp)
+
     def images_by_shard(self) -> list[Any]:
         """Return what each shard's images are read from: (n, h, w, c) raw, (bytes,) encoded, uint8."""
         return [shard.images for shard in self._shards]
@@ -195,6 +226,21 @@ class ShardReader:
         for number, copy in enumerate(copies):
             self._shards[number].close()
             self._shards[number] = dataclasses.replace(self._shards[number], images=copy, file=None)
+
+    def _places(self, indices: np.ndarray) -> list[tuple[int, int]]:
+        """Return shard and row, the latter counted from the shard's end, of each of the samples `indices`."""
+        shards = np.searchsorted(self._ends, indices, side="right")
+        return list(zip(shards.tolist(), (indices - self._ends[shards]).tolist(), strict=True))
+
+    def _image(self, place: tuple[int, int]) -> np.ndarray:
+        """Return the image at one of `_places`."""
+        shard, row = place
+        try:
+            image: np.ndarray = self._shards[shard].images[row]
+        except CANNOT_READ as error:
+            sample = self.describe_sample(int(self._ends[shard]) + row)
+            raise DataError(f"{sample} cannot be read: {error}; {RESTORE}") from error
+        return image
 
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < self.num_samples:

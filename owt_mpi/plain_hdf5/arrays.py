@@ -58,9 +58,7 @@ class FileArray:
         while done < len(content):
             num_bytes = os.preadv(self._source.descriptor, [content[done:]], position + done)
             if num_bytes == 0:
-                raise OSError(
-                    f"{self._source.path} has no byte {position + done}: it was cut while it was open, copy it again"
-                )
+                raise OSError(f"{self._source.path} has no byte {position + done}: it was cut while it was open")
             done += num_bytes
         return out
 

@@ -19,12 +19,18 @@ def shards(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def jpeg_shards(tmp_path: Path) -> Path:
+    """The same, each image stored as a JPEG file."""
+    return write_shards(tmp_path / "jpeg_shards", "jpeg")
+
+
+@pytest.fixture
 def preset(tmp_path: Path) -> Path:
     """See write_preset."""
     return write_preset(tmp_path)
 
 
-def write_shards(folder: Path) -> Path:
+def write_shards(folder: Path, storage: str = "raw") -> Path:
     """Write 96 training images in two shards and 21 validation images; a class has its own brightness."""
     folder.mkdir()
     rng = np.random.default_rng(5)
@@ -32,9 +38,9 @@ def write_shards(folder: Path) -> Path:
     for split, count, num_shards in (("train", 96, 2), ("val", 21, 1)):
         labels = [position * 7 % len(CLASS_NAMES) for position in range(count)]
         images = [rng.integers(0, 64, SHAPE, dtype=np.uint8) + np.uint8(48 * label) for label in labels]
-        splits[split] = write_split(folder, split, images, labels, num_shards, CLASS_NAMES)
+        splits[split] = write_split(folder, split, images, labels, num_shards, CLASS_NAMES, storage)
     statistics = Statistics.from_moments(np.full(3, 104.0), np.eye(3) * 57.0**2)
-    Manifest(CLASS_NAMES, SHAPE, splits, statistics, seed=0).write(folder)
+    Manifest(CLASS_NAMES, SHAPE, splits, statistics, seed=0, storage=storage).write(folder)
     return folder
 
 
