@@ -89,6 +89,15 @@ class RunOptions:
     check_weights: int = 500
     """Steps between looks whether the ranks that should hold the same weights do; also before each checkpoint, which is
     not written if they do not. 0: never."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """What becomes of a step whose loss or gradients are no finite numbers. stop: it ends the run, and a checkpoint of
+    before it is kept; skip: it is left out on all ranks, nothing is learnt from it, and the run goes on. With skip, a
+    step above loss-limit is left out too."""
+    loss_limit: float = 5.0
+    """A loss explodes that is more than that many times the median of the last 100 steps' and more than guessing costs;
+    0: none does. While it does no checkpoint is taken."""
+    max_bad_steps: int = 20
+    """So many steps in a row whose loss explodes, or that were left out, end the run."""
     max_minutes: float = 0.0
     """Stop after that many minutes, with a checkpoint and exit code 85, as after SIGTERM and SIGUSR1; 0: no limit."""
     log_every: int = 20
@@ -139,6 +148,7 @@ class Config:
             "virtual-ranks": (self.parallel.virtual_ranks, 0),
             "threads": (self.parallel.threads, 0),
             "check-weights": (self.run.check_weights, 0),
+            "max-bad-steps": (self.run.max_bad_steps, 1),
             "keep-checkpoints": (self.run.keep_checkpoints, 1),
             "log-every": (self.run.log_every, 1),
             "layer-stats-every": (self.run.layer_stats_every, 0),
@@ -159,6 +169,7 @@ class Config:
             "lr-factor": optimizer.lr_factor,
             "bias-lr-multiplier": optimizer.bias_lr_multiplier,
             "max-minutes": self.run.max_minutes,
+            "loss-limit": self.run.loss_limit,
             "cache": self.data.cache,
             "colour-noise": self.data.colour_noise,
             "stall-seconds": self.parallel.stall_seconds,

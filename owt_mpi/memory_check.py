@@ -11,6 +11,7 @@ from owt_mpi.backends.precision import compute_dtype, is_half
 from owt_mpi.config import Config
 from owt_mpi.memory_forecast import MemoryForecast, MemoryOptions, forecast_memory
 from owt_mpi.nn.model import Model
+from owt_mpi.parallel.head_update import parse_head_update
 from owt_mpi.parallel.layout import Layout
 
 
@@ -111,6 +112,8 @@ def memory_options(config: Config, backend: Backend, pinned_bytes: int = 0) -> M
         widens=widens_halves(backend),
         pinned_bytes=pinned_bytes,
         replayed=options.cuda_graph and backend.device is not None,
+        copies_head=config.run.on_nan == "skip"
+        and any(update.passes for _, update in parse_head_update(options.head_update)),
     )
 
 

@@ -29,7 +29,8 @@ class MemoryOptions:
 
     `device_bytes`: a GPU's memory, 0: not known. `workspace_bytes`: what convolutions on it may work in, None: what
     cuDNN may by default; `widens`: those of halves work on float32 copies besides. `pinned_bytes`: pinned memory of the
-    transport. `replayed`: the trunk has memory of its own, for what it is given too.
+    transport. `replayed`: the trunk has memory of its own, for what it is given too. `copies_head`: what the head
+    learns within a step can be taken back.
     """
 
     backend: str = "onednn"
@@ -41,6 +42,7 @@ class MemoryOptions:
     widens: bool = False
     pinned_bytes: int = 0
     replayed: bool = False
+    copies_head: bool = False
 
 
 # of the memory that keep_freed_memory lets a process keep on the host, that much more than its arrays need at once
@@ -125,6 +127,8 @@ class _Rank:
         shares = [ranks if options.trunk_sync == "sharded" else 1 for _, ranks in syncs]
         self.momentum = sum(held.number // share for (held, _), share in zip(syncs, shares, strict=True)) * self.exact
         self.masters = self.momentum if is_half(dtype) else 0
+        of_updates = self.head.number // shares[1] * self.exact * (2 if is_half(dtype) else 1)
+        self.copies = (self.head.number * itemsize + of_updates) * (options.copies_head and self.num_passes > 1)
         self.trunk_bucket, self.head_bucket = (held.number * itemsize * (ranks > 1) for held, ranks in syncs)
         self.crossing = sum(_sync_bytes(held.number, ranks, dtype, options) for held, ranks in syncs)
 
@@ -142,6 +146,7 @@ class _Rank:
             **({"master weights": self.masters} if self.masters else {}),
             "gradients": self.weights,
             "momentum": self.momentum,
+            **({"the head before the step": self.copies} if self.copies else {}),
             "images": self.images + self.made_ahead,
             **({"inputs of graphs": self.images + self.acts} if self.options.replayed else {}),
             "workspace": _workspace_bytes(steps, self.dtype.itemsize, self.options),
@@ -186,7 +191,8 @@ class _Rank:
         in_head = self.kept + self.kept_in_head + self.assembled * self.is_shared
         in_backward = kept_while_backward(self.blocks) + head_gradients
         most = max(in_head, in_backward, self.weights - buckets)
-        return self.weights + self.masters + self.momentum + self.images + buckets + most - self._spare_bytes()
+        lasting = self.weights + self.masters + self.momentum + self.copies + self.images + buckets
+        return lasting + most - self._spare_bytes()
 
     def _set_aside(self, num_bytes: int) -> dict[str, int]:
         """Return what the trunk holds and does not need, where it has memory of its own."""

@@ -1,9 +1,8 @@
 """One training step on one screen, and validation."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -11,16 +10,17 @@ import numpy as np
 from owt_mpi.autograd import Tensor, backward, no_tape, tensor
 from owt_mpi.backends.base import Array, Backend
 from owt_mpi.backends.precision import compute_dtype, exact_dtype
+from owt_mpi.bad_steps import BadSteps, loss_of_guessing
 from owt_mpi.comm.place import enter
 from owt_mpi.config import Config
 from owt_mpi.data.loader import Batch
+from owt_mpi.diagnosis import Watcher
 from owt_mpi.loss_scale import loss_scale_for
 from owt_mpi.nn.init import initialise
 from owt_mpi.nn.model import Model
 from owt_mpi.nn.module import Context, load_weights
 from owt_mpi.ops.as_dtype import as_dtype
 from owt_mpi.optim import MomentumSGD, lr_for_batch
-from owt_mpi.parallel.grad_sync import GradSync
 from owt_mpi.parallel.head_update import HeadUpdate, gradient_scales
 from owt_mpi.parallel.layout import Layout
 from owt_mpi.parallel.schedule import HeadStep, run_passes
@@ -29,14 +29,8 @@ from owt_mpi.parallel.weight_sync import make_weight_sync
 from owt_mpi.parallel.wire_format import crossing_type
 from owt_mpi.score import HeadPass, Score, Wishes, score_of
 from owt_mpi.spans import about, span
+from owt_mpi.step_judge import StepJudge
 from owt_mpi.trunk_pass import TrunkPass
-
-
-class NonFiniteLoss(ArithmeticError):
-    """The loss, or at the smallest loss scale a gradient, is no number.
-
-    Raised on all ranks, before the parameters are changed by it.
-    """
 
 
 class Trainer:
@@ -83,6 +77,10 @@ class Trainer:
         self.optimizer = options
         self.num_passes = layout.scheme.num_passes(layout.boundary.size)
         self.wishes = self._own_wishes = Wishes()
+        run, guessing = config.run, loss_of_guessing(model.loss, model.spec.num_classes)
+        self.bad_steps = BadSteps(run.on_nan == "skip", run.loss_limit, run.max_bad_steps, guessing)
+        syncs = self.trunk_sync, self.head_sync
+        self.judge = StepJudge(layout, backend, self.loss_scale, self.bad_steps, *syncs, global_batch)
         self.set_head_update(HeadUpdate())
 
     def set_head_update(self, update: HeadUpdate) -> None:
@@ -95,11 +93,12 @@ class Trainer:
     def train_step(self, batch: Batch, step: int, lr_factor: float = 1.0) -> Score:
         """Change the parameters by one batch and return its score over all ranks.
 
-        NonFiniteLoss leaves the trunk alone, and the head too where it is updated once an iteration.
+        A bad step (see BadSteps) is left out where options say so: nothing changes, and the score is of no examples.
+        BadStepError where the training cannot go on.
         """
         ctx = Context(True, batch.rows, self.seed, step)
         passes: list[HeadPass] = []
-        overflows: list[Array] = []  # where losses are scaled: a flag an update, on the device
+        self.judge.begin(step, batch, partial(self._watched, batch, step), self.period < self.num_passes)
 
         def head_step(x: Array, labels: np.ndarray, rows: np.ndarray, p: int) -> Array:
             inputs = tensor(x, self.backend, requires_grad=True)
@@ -107,7 +106,7 @@ class Trainer:
             backward(loss, self.backend.xp.full((), self.scales.head * self.loss_scale.value, self.exact_dtype))
             if (p + 1) % self.period == 0 and p + 1 < self.num_passes:  # the last update comes with the trunk's
                 self.head_sync.start_all()
-                skip = self._find_overflow(overflows, self.head_sync)
+                skip = self.judge.before_update_within()
                 self.head_sync.start_step(self.head_lr * lr_factor, self.loss_scale.inverse, skip).wait()
             return (inputs.grad * self.exact_dtype.type(self.scales.boundary)).astype(self.dtype, copy=False)
 
@@ -120,24 +119,21 @@ class Trainer:
         self.head_sync.start_all()  # crosses under the trunk's backward
         finish_tally = self._start_tally(passes)  # and so does what the host scores by
         passes.clear()  # of which there are copies
+        self.judge.after_head()
         if acts.requires_grad:  # not where the trunk has no parameters
             with span("trunk backward"), self.trunk_sync:  # buckets of gradients leave as they fill
                 self.trunk_pass.backward(grad_acts)
         enter("score", step)
-        skip = self._find_overflow(overflows, self.trunk_sync, self.head_sync)
-        score = self._total_score_and_wishes(finish_tally())
+        has_found = self.judge.after_backward()
+        score, num_bad_ranks = self._total_score_and_wishes(finish_tally(), has_found)
         enter("update", step)
-        if not isfinite(score.loss_sum):
-            self.trunk_sync.wait()
-            self.head_sync.wait()
-            raise NonFiniteLoss(self._explain_non_finite(batch, step, score.loss))
+        is_left_out, skip = self.judge.decide(score, num_bad_ranks)
         with span("update"):
             weights = self.trunk_sync.start_step(self.trunk_lr * lr_factor, self.loss_scale.inverse, skip)
             self.head_sync.start_step(self.head_lr * lr_factor, self.loss_scale.inverse, skip).wait()
             weights.wait()  # sharded: the trunk's weights crossed under the head's update
-        self._note_skipped(overflows, step)
-        self.loss_scale.end_step()
-        return score
+        self.judge.after_update(is_left_out)
+        return Score() if is_left_out else score
 
     def validate(self, batch: Batch) -> np.ndarray:
         """Return this rank's part of the batch's tally: add up over batches, then `total_score`."""
@@ -158,41 +154,17 @@ class Trainer:
         self.trunk_sync.collect_masters()
         self.head_sync.collect_masters()
 
-    def _total_score_and_wishes(self, tally: np.ndarray) -> Score:
-        """Return the score of all ranks' tallies together, and set `wishes`. All ranks call."""
+    def _total_score_and_wishes(self, tally: np.ndarray, has_found: bool) -> tuple[Score, int]:
+        """Return the score of all ranks' tallies together, and how many ranks have found; set `wishes`. All call."""
         with about("score"):
-            total = self.layout.world.start_all_reduce(np.concatenate([tally, self._own_wishes])).wait()
-        self.wishes = Wishes(*(bool(number) for number in total[len(tally) :]))
-        return score_of(total)
+            told = np.concatenate([tally, [has_found], self._own_wishes])
+            total = self.layout.world.start_all_reduce(told).wait()
+        self.wishes = Wishes(*(bool(number) for number in total[len(tally) + 1 :]))
+        return score_of(total), int(total[len(tally)])
 
-    def _find_overflow(self, overflows: list[Array], *syncs: GradSync[Any]) -> Array | None:
-        """Return how many ranks' gradients have overflowed, and append it to `overflows`. All ranks call.
-
-        None where losses are not scaled: only a smaller scale can help. The number, int32 (1,), stays where arrays are:
-        the update that it is for reads it there, the host when it fetches the losses.
-        """
-        if not self.loss_scale.dynamic:
-            return None
-        sums = [array for sync in syncs for array in sync.sums()]
-        with about("overflow"):
-            overflows.append(self.layout.world.start_all_reduce(self.backend.find_overflow(sums)).wait())
-        return overflows[-1]
-
-    def _note_skipped(self, overflows: Sequence[Array], step: int) -> None:
-        """Note the updates that the step left out. NonFiniteLoss where the scale of losses cannot be smaller.
-
-        Where losses are scaled the host waits for the end of the step's sums, the last update under way.
-        """
-        if not overflows:
-            return
-        num_skipped = np.count_nonzero(self.backend.to_host(self.backend.xp.concatenate(overflows)))
-        if num_skipped and self.loss_scale.is_smallest:
-            raise NonFiniteLoss(
-                f"gradients are no finite numbers at step {step}, though losses are multiplied by no more than "
-                f"{self.loss_scale.value:g}; lower --lr, or choose --precision bf16"
-            )
-        for _ in range(num_skipped):
-            self.loss_scale.skip()
+    def _watched(self, batch: Batch, step: int, watch: Watcher) -> None:
+        """Run the forward pass of a training step again, its outputs shown to `watch`. All ranks call."""
+        self.forward_only(batch, Context(True, batch.rows, self.seed, step, watch))
 
     def _images(self, batch: Batch) -> Array:
         assert batch.images.dtype == self.dtype, f"images are {batch.images.dtype}, not {self.dtype}"
@@ -243,29 +215,3 @@ class Trainer:
                 acts = self.trunk(tensor(self._images(batch), self.backend), ctx)
             self._run_passes(acts, batch.labels, head_step)
         return passes
-
-    def _explain_non_finite(self, batch: Batch, step: int, loss: float) -> str:
-        """Return where the first value that is no number appears: the forward pass again, watched. All ranks call."""
-        bad = [p.name for p in self.trunk.parameters() + self.head.parameters() if not self._finite(p.data)]
-        places = (
-            [(-1, f"parameter {bad[0]}")] if bad else []
-        )  # with the number of outputs before, in every rank's order
-        num_outputs = 0
-
-        def watch(name: str, output: Tensor) -> None:
-            nonlocal num_outputs
-            if not self._finite(output.data):
-                places.append((num_outputs, f"the output of {name}"))
-            num_outputs += 1
-
-        self.forward_only(batch, Context(True, batch.rows, self.seed, step, watch))
-        everyone = enumerate(self.layout.world.all_gather_object(places[:1]))
-        found = min(((place, rank) for rank, first in everyone for place in first), default=None)
-        first = f"{found[0][1]} on rank {found[1]}" if found else "the loss itself"
-        return (
-            f"the loss is {loss} at step {step}; the first value that is no finite number is in {first}; "
-            "lower --lr, or look at the data"
-        )
-
-    def _finite(self, array: Array) -> bool:
-        return not self.backend.to_host(self.backend.find_overflow([array]))[0]

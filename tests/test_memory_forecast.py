@@ -212,6 +212,16 @@ def test_recomputing_keeps_the_cuts_in_place_of_what_is_before_them():
     assert cut.always == whole.always
 
 
+@pytest.mark.parametrize(("dtype", "bytes_each"), [(np.float32, 4 + 4), (np.float16, 2 + 4 + 4)])
+def test_a_head_whose_steps_can_be_left_out_is_kept_as_it_was_where_it_learns_within_them(dtype, bytes_each):
+    plain, copied = (forecast_of(Plan(2, "c"), MemoryOptions(copies_head=copies), dtype=dtype) for copies in (0, 1))
+    copies = bytes_each * (FC1 + 8 + FC2 + 4) // 2  # weights, momentum, and of halves the master weights
+    assert copied.always == {**plain.always, "the head before the step": copies}
+    assert copied.least_bytes == plain.least_bytes + copies
+    once = forecast_of(Plan(2, "a"), MemoryOptions(copies_head=True))
+    assert once == forecast_of(Plan(2, "a"), MemoryOptions()), "a single pass is a single update"
+
+
 def test_a_replayed_trunk_keeps_its_memory_for_itself():
     plain, replayed = (forecast_of(Plan(1), MemoryOptions("cuda", replayed=replayed)) for replayed in (False, True))
     assert replayed.always == {**plain.always, "inputs of graphs": 4 * IMAGES + 4 * POOL}

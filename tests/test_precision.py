@@ -11,6 +11,7 @@ from owt_mpi.backends import precision as precision_module
 from owt_mpi.backends.half import HalfBackend
 from owt_mpi.backends.precision import HALF_DTYPES, compute_dtype
 from owt_mpi.backends.reference import ReferenceBackend
+from owt_mpi.bad_steps import BadStepError, BadSteps
 from owt_mpi.comm.half import HalfCommunicator
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.staged import staged
@@ -23,7 +24,8 @@ from owt_mpi.parallel.collective_ops import AllGatherOp
 from owt_mpi.parallel.head_update import HeadUpdate
 from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.parallel_options import ParallelOptions
-from owt_mpi.trainer import NonFiniteLoss, Trainer
+from owt_mpi.step_judge import StepJudge
+from owt_mpi.trainer import Trainer
 from tests.tiny import GLOBAL_BATCH, global_batch, on_device, part_of, tiny_model, train_tiny, train_tiny_on
 
 HALF = HalfBackend(ReferenceBackend())
@@ -237,13 +239,12 @@ def test_all_sums_are_waited_for_even_where_the_first_has_overflowed():
             asked.append(self.number)
             return [np.array([1.0, self.number])]
 
-    config = Config(parallel=ParallelOptions(precision="fp16"))
-    trainer = Trainer(config, tiny_model(), make_layout(SerialCommunicator(), Plan(1)), HALF, GLOBAL_BATCH)
-    for numbers, expected in ((np.inf, 2.0), 1), ((2.0, np.nan), 1), ((2.0, 3.0), 0):
-        overflows = []
-        skip = trainer._find_overflow(overflows, *map(Sync, numbers))
+    layout, bad_steps = make_layout(SerialCommunicator(), Plan(1)), BadSteps(False, 0.0, 1, 1.0)
+    for numbers, expected in ((np.inf, 2.0), True), ((2.0, np.nan), True), ((2.0, 3.0), False):
+        judge = StepJudge(layout, HALF, loss_scale_for("float16"), bad_steps, *map(Sync, numbers), GLOBAL_BATCH)
+        judge.begin(0, global_batch(0, "float16"), print, learns_within=False)
+        assert judge.after_backward() is expected
         assert asked == list(numbers)
-        assert overflows == [skip] == [np.array([expected])]
         asked.clear()
 
 
@@ -256,9 +257,7 @@ def test_gradients_that_no_smaller_scale_would_help_end_the_training():
         trainer.trunk.parameters()[0].accumulate_grad = lambda grad: setattr(
             trainer.trunk.parameters()[0], "grad", np.full_like(grad, np.nan)
         )
-        with pytest.raises(
-            NonFiniteLoss, match=r"at step 3, .* no more than 1; lower --lr, or choose --precision bf16"
-        ):
+        with pytest.raises(BadStepError, match=r"at step 3; .* no more than 1; lower --lr, or choose --precision bf16"):
             trainer.train_step(global_batch(3, "float16"), 3)
 
     train(SerialCommunicator())
@@ -271,7 +270,7 @@ def test_a_loss_that_is_no_number_is_no_matter_of_scaling():
     )
     batch = global_batch(0, "float16")
     batch.images[0] = np.inf
-    with np.errstate(all="ignore"), pytest.raises(NonFiniteLoss, match="the loss is nan at step 0"):
+    with np.errstate(all="ignore"), pytest.raises(BadStepError, match="the loss is nan at step 0"):
         trainer.train_step(batch, 0)
     assert trainer.loss_scale.value == FIRST
 

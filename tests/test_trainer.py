@@ -7,6 +7,7 @@ import pytest
 
 from owt_mpi.autograd import Op
 from owt_mpi.backends.reference import ReferenceBackend
+from owt_mpi.bad_steps import BadStepError
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.config import Config, OptimizerOptions
@@ -17,7 +18,7 @@ from owt_mpi.ops.conv2d import Conv2dOp
 from owt_mpi.parallel.grad_sync import AllReduceSync
 from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.parallel_options import ParallelOptions
-from owt_mpi.trainer import NonFiniteLoss, Trainer
+from owt_mpi.trainer import Trainer
 from tests.comm.recording import RecordingCommunicator
 from tests.parallel.chain import sgd
 from tests.tiny import GLOBAL_BATCH, SPEC, global_batch, part_of, tiny_model
@@ -49,14 +50,18 @@ def test_the_heads_gradients_cross_under_the_trunks_backward_where_the_head_is_c
 
 
 @pytest.mark.parametrize("trunk_sync", ["all-reduce", "sharded"])
-def test_the_first_layer_whose_output_is_no_number_is_named_with_its_rank(trunk_sync):
+@pytest.mark.parametrize(
+    ("value", "place"), [(np.inf, "the images of samples 9"), (1e308, "the output of trunk.conv1")]
+)
+def test_the_first_place_where_a_value_is_no_number_is_named_with_its_rank(trunk_sync, value, place):
     def train(comm):
         trainer = make_trainer(comm, Plan(2), trunk_sync=trunk_sync)
         batch = part_of(global_batch(0, "float64"), comm.rank, comm.size)
         if comm.rank == 1:
-            batch.images[0] = np.inf  # the head's layers on rank 0 come to see it too, after conv1 on rank 1
+            trainer.trunk.parameters()[0].data *= 100
+            batch.images[1] = value  # the head's layers on rank 0 come to see it too, after those on rank 1
         before = [p.data.copy() for p in trainer.trunk.parameters() + trainer.head.parameters()]
-        with np.errstate(all="ignore"), pytest.raises(NonFiniteLoss) as caught:
+        with np.errstate(all="ignore"), pytest.raises(BadStepError) as caught:
             trainer.train_step(batch, step=7)
         for parameter, values in zip(trainer.trunk.parameters() + trainer.head.parameters(), before, strict=True):
             np.testing.assert_array_equal(parameter.data, values)
@@ -64,13 +69,13 @@ def test_the_first_layer_whose_output_is_no_number_is_named_with_its_rank(trunk_
 
     for message in run_ranks(2, train):
         assert "at step 7;" in message
-        assert "no finite number is in the output of trunk.conv1 on rank 1;" in message
+        assert f"no finite number is in {place} on rank 1;" in message
 
 
 def test_a_parameter_that_is_no_number_is_named():
     trainer = make_trainer(SerialCommunicator(), Plan(1))
     trainer.head.parameters()[0].data[0, 0] = np.nan
-    with pytest.raises(NonFiniteLoss, match=r"is in parameter head.fc3.weight on rank 0"):
+    with pytest.raises(BadStepError, match=r"is in parameter head.fc3.weight on rank 0"):
         trainer.train_step(global_batch(0, "float64"), 0)
 
 

@@ -78,7 +78,9 @@ def part_of(batch: Batch, rank: int, size: int) -> Batch:
     """Return rank's part of a global batch."""
     n = len(batch.rows) // size
     own = slice(rank * n, (rank + 1) * n)
-    return replace(batch, images=batch.images[own], labels=batch.labels[own], rows=batch.rows[own])
+    return replace(
+        batch, images=batch.images[own], labels=batch.labels[own], rows=batch.rows[own], indices=batch.indices[own]
+    )
 
 
 def train_tiny(

@@ -92,7 +92,7 @@ def show(command: Show) -> tuple[Table, Any, int]:
     total_bytes = sum(entry.bytes for entry in manifest.files.values())
     notes = [
         f"{manifest.program}; {len(manifest.files) - 1} parts, {total_bytes / 1e6:.1f} MB",
-        *(f"{name}: {value}" for name, value in manifest.state.items()),
+        *(f"{name}: {_without_lists(value)}" for name, value in manifest.state.items()),
     ]
     table = Table(f"{checkpoint.path}: step {manifest.step}", ("weights", "shape", "elements", "rms"), lines, notes)
     content = {
@@ -178,6 +178,11 @@ def _compare(name: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> 
         return {"says": "same bits", "relative": 0.0}
     relative = float(np.abs(a - b).max() / max(np.abs(a).max(), np.abs(b).max()))
     return {"says": "differs", "relative": relative if np.isfinite(relative) else None}
+
+
+def _without_lists(value: Any) -> Any:
+    """Return a value of the state for people: the losses of many steps are left to --json."""
+    return {k: v for k, v in value.items() if not isinstance(v, list)} if isinstance(value, dict) else value
 
 
 def _root_mean_square(values: np.ndarray) -> str:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from owt_mpi.checkpoint.folder import finish, make_unfinished, remove_old
+from owt_mpi.checkpoint.folder import checkpoints_in, finish, make_unfinished, remove_old
 from owt_mpi.checkpoint.format import (
     JOINED_NAME,
     CheckpointError,
@@ -40,6 +40,7 @@ class Snapshot:
     parts: list[Part]
     state: dict[str, Any]
     is_best: bool = False
+    removes_old: bool = True
 
 
 class CheckpointSaver:
@@ -79,6 +80,10 @@ class CheckpointSaver:
         if self._writing is not None:
             self._writing.join()
             self._writing = None
+
+    def newest(self) -> Path | None:
+        """Return the newest checkpoint that there is."""
+        return next(iter(checkpoints_in(self._folder)), None)
 
     def messages(self) -> list[str]:
         """Return what went wrong since the last call, for people; rank 0 knows it all."""
@@ -139,7 +144,8 @@ class CheckpointSaver:
             unfinished
         )
         finish(unfinished, snapshot.is_best)
-        remove_old(self._folder, self._keep)
+        if snapshot.removes_old:
+            remove_old(self._folder, self._keep)
 
 
 def _status_path(unfinished: Path, rank: int) -> Path:

@@ -54,7 +54,7 @@ class GradSync(ABC, Generic[T]):
         self, parameters: list[Parameter], comm: Communicator, backend: Backend, bucket_bytes: int, multiple: int
     ) -> None:
         self._comm, self._backend = comm, backend
-        self._updated, self._parameters = parameters, parameters if comm.size > 1 else []
+        self.parameters, self._parameters = parameters, parameters if comm.size > 1 else []
         self._bucket_of: dict[int, int] = {}
         self._buckets: list[Array] = []
         self._members: list[list[Parameter]] = []
@@ -84,6 +84,10 @@ class GradSync(ABC, Generic[T]):
     @abstractmethod
     def sums(self) -> list[Array]:
         """Return this rank's summed gradients, when every exchange that was started is done."""
+
+    @abstractmethod
+    def changed_arrays(self) -> list[Array]:
+        """Return all that `start_step` changes on this rank, weights and momentum, to be copied and put back."""
 
     def collect_masters(self) -> None:
         """Let `exact` of every parameter be there, until the next step. All ranks call, between steps."""
@@ -154,7 +158,11 @@ class AllReduceSync(GradSync[Pending[Array]]):
 
     def sums(self) -> list[Array]:
         self.wait()
-        return self._buckets or [parameter.grad for parameter in self._updated]
+        return self._buckets or [parameter.grad for parameter in self.parameters]
+
+    def changed_arrays(self) -> list[Array]:
+        weights = [array for p in self.parameters for array in (p.data, p.master) if array is not None]
+        return weights + self._optimizer.velocities
 
     def wait(self) -> None:
         """Return when every gradient is the sum over ranks."""
@@ -167,10 +175,10 @@ class AllReduceSync(GradSync[Pending[Array]]):
         self._pending = []
 
     def collect_momentum(self) -> Iterator[tuple[Parameter, Array]]:
-        yield from zip(self._updated, self._optimizer.velocities, strict=True)
+        yield from zip(self.parameters, self._optimizer.velocities, strict=True)
 
     def set_momentum(self, values: Callable[[Parameter], Array]) -> None:
-        for parameter, velocity in zip(self._updated, self._optimizer.velocities, strict=True):
+        for parameter, velocity in zip(self.parameters, self._optimizer.velocities, strict=True):
             velocity[...] = values(parameter)
 
     def _start_exchange(self, flat: Array) -> Pending[Pending[Array]]:

@@ -59,6 +59,11 @@ class _WeightBucket:
             segment.grad = grad[part]
         self._optimizer.step(lr, grad_scale, skip)
 
+    def changed_arrays(self) -> list[Array]:
+        """Return what an update changes on this rank."""
+        masters = [] if self._master is None else [self._master]
+        return [self._flat, *masters, *self._optimizer.velocities]
+
     def write(self, weights: Array) -> None:
         """Take over the blocks of all ranks."""
         self._flat[...] = weights
@@ -135,6 +140,9 @@ class ShardedSync(GradSync[Array]):
 
     def sums(self) -> list[Array]:
         return [pending.wait() for _, pending in self._pending]
+
+    def changed_arrays(self) -> list[Array]:
+        return [array for bucket in self._weights for array in bucket.changed_arrays()]
 
     def collect_masters(self) -> None:
         arriving = [(bucket, bucket.start_collect(self._comm)) for bucket in self._weights]

@@ -8,6 +8,7 @@ import numpy as np
 
 from owt_mpi.autograd import Parameter
 from owt_mpi.backends.base import Backend
+from owt_mpi.bad_steps import BadStepError
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.parallel.layout import Plan, make_layout
@@ -19,7 +20,7 @@ from owt_mpi.proof.fixed_order.head import in_fixed_order
 from owt_mpi.proof.fixed_order.pieces import Pieces
 from owt_mpi.proof.problem import Problem
 from owt_mpi.proof.serial_program import train_serially
-from owt_mpi.trainer import NonFiniteLoss, Trainer
+from owt_mpi.trainer import Trainer
 
 Values = dict[str, np.ndarray]
 
@@ -75,7 +76,7 @@ def train_one_rank(
             for parameters in _train(problem, pieces, Plan(1, "dp"), SerialCommunicator(), backend):
                 steps.append({p.name: np.array(backend.to_host(p.data)) for p in parameters})
             digest, distance = _digest(steps[-1]), _distance(steps[-1], problem, backend)
-        except (UnsteadyOperation, NonFiniteLoss) as reason:
+        except (UnsteadyOperation, BadStepError) as reason:
             error = str(reason)
     error, digest, distance = world.all_gather_object((error, digest, distance))[0]
     if error:

@@ -7,6 +7,7 @@ import numpy as np
 
 from owt_mpi.autograd import Parameter
 from owt_mpi.backends.base import Backend
+from owt_mpi.bad_steps import BadStepError
 from owt_mpi.comm.base import Communicator
 from owt_mpi.config import Config, RunOptions
 from owt_mpi.data.loader import Batch
@@ -15,7 +16,7 @@ from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.proof.cases import Case
 from owt_mpi.proof.problem import Problem
 from owt_mpi.proof.serial_program import Trained, head_batch_of_rows, train_serially, update_magnitudes
-from owt_mpi.trainer import NonFiniteLoss, Trainer
+from owt_mpi.trainer import Trainer
 
 BUCKET_MIB = 0.25  # small: the gradients of small networks, too, leave in several buckets
 
@@ -140,7 +141,7 @@ def _compare(
         for step in range(problem.num_steps):
             try:
                 trainer.train_step(own_part(problem, step, world, backend), step)
-            except NonFiniteLoss as failure:
+            except BadStepError as failure:
                 error = str(failure)
                 break
         differences = {

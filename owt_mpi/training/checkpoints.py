@@ -13,7 +13,7 @@ from owt_mpi.checkpoint.saver import CheckpointSaver, Snapshot
 from owt_mpi.comm.base import Communicator
 from owt_mpi.score import Score
 from owt_mpi.trainer import Trainer
-from owt_mpi.training.drift import check_same_weights
+from owt_mpi.training.drift import check_finite, check_same_weights
 from owt_mpi.training.resume import snapshot_parts
 
 NO_VALIDATION = -1.0
@@ -62,49 +62,71 @@ def parse_every(text: str) -> Every:
 
 
 class RunCheckpoints:
-    """The checkpoints of one run. All ranks call its methods alike, but for `is_time`."""
+    """The checkpoints of one run. All ranks call its methods alike, but for `is_time`.
+
+    While the weights learn from bad steps none are taken as they fall due, but afterwards: the run may end, and is to
+    be gone on with from before. `saved_step` is that of the checkpoint, among them, that the run goes on from.
+    """
 
     def __init__(
         self, saver: CheckpointSaver, every: Every, data: DataState, best_top1: float = NO_VALIDATION,
-        checks_weights: bool = True, clock: Callable[[], float] = time.monotonic,
+        checks_weights: bool = True, saved_step: int | None = None, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._checks_weights = checks_weights
         self._saver, self._every, self._data, self._best_top1 = saver, every, data, best_top1
         self._clock, self._last = clock, clock()
+        self._saved_step, self._is_put_off = saved_step, False
 
     def is_time(self) -> bool:
         """Return whether, by the clock of this rank, the minutes are over."""
         return bool(self._every.minutes) and self._clock() - self._last >= 60 * self._every.minutes
 
     def after_step(self, trainer: Trainer, position: Position, score: Score | None) -> None:
-        """Take a checkpoint if one is due between the steps of an epoch."""
-        if self._is_due(trainer, position):
-            self.save(trainer, position, score)
+        """Take a checkpoint if one is due between the steps of an epoch, or was and has been put off."""
+        self._take(trainer, position, score, self._is_due(trainer, position))
 
     def after_epoch(self, trainer: Trainer, position: Position, score: Score | None, is_last: bool) -> None:
         """Take a checkpoint if one is due after the validation of an epoch, and in any case at the end of the run."""
-        is_best = score is not None and score.top1 > self._best_top1
+        is_best = score is not None and score.top1 > self._best_top1 and not trainer.bad_steps.last_was_learnt
         if score is not None and is_best:
             self._best_top1 = score.top1
-        if self._every.epochs or is_last or self._is_due(trainer, position):
+        is_due = self._every.epochs or self._is_due(trainer, position)
+        if is_last:
             self.save(trainer, position, score, is_best)
+        else:
+            self._take(trainer, position, score, is_due, is_best)
 
-    def save(self, trainer: Trainer, position: Position, score: Score | None, is_best: bool = False) -> None:
-        """Start to write a checkpoint, unless none are wanted. DriftError if ranks differ that should not."""
-        if self._every.never:
+    def save(
+        self,
+        trainer: Trainer,
+        position: Position,
+        score: Score | None,
+        is_best: bool = False,
+        removes_old: bool = True,
+    ) -> None:
+        """Start to write a checkpoint, unless none are wanted or this one is there.
+
+        No old one goes for one of weights that learn from bad steps, or without `removes_old`. DriftError if ranks
+        differ that should not, BadStepError if weights or momentum are not finite.
+        """
+        if self._every.never or self._saved_step == position.step:
             return
+        trainer.judge.settle()
+        check_finite(trainer, position.step)
         if self._checks_weights:
             check_same_weights(trainer, position.step)
         state = {
             **asdict(position),
             **asdict(self._data),
             "loss_scale": trainer.loss_scale.state(),
+            "bad_steps": trainer.bad_steps.state(),
             "validation": None if score is None else {"loss": score.loss, "top1": score.top1, "top5": score.top5},
             "best_top1": self._best_top1,
             "ranks": trainer.layout.describe(),
         }
-        self._saver.save(Snapshot(position.step, snapshot_parts(trainer), state, is_best))
-        self._last = self._clock()
+        removes_old = removes_old and not trainer.bad_steps.last_was_learnt
+        self._saver.save(Snapshot(position.step, snapshot_parts(trainer), state, is_best, removes_old))
+        self._last, self._saved_step, self._is_put_off = self._clock(), position.step, False
 
     def finish(self) -> None:
         """Return when the checkpoint under way is written."""
@@ -113,6 +135,21 @@ class RunCheckpoints:
     def messages(self) -> list[str]:
         """Return what went wrong, for people."""
         return self._saver.messages()
+
+    def describe_newest(self) -> str:
+        """Return which checkpoint there is to go on from, for people. For one rank."""
+        newest = self._saver.newest()
+        return f"the newest checkpoint is {newest}" if newest is not None else "there is no checkpoint"
+
+    def _take(
+        self, trainer: Trainer, position: Position, score: Score | None, is_due: bool, is_best: bool = False
+    ) -> None:
+        """Take a checkpoint that is due, or put it off while the weights learn from bad steps."""
+        self._is_put_off |= is_due
+        if self._is_put_off:
+            trainer.judge.settle()
+        if self._is_put_off and not trainer.bad_steps.last_was_learnt:
+            self.save(trainer, position, score, is_best)
 
     def _is_due(self, trainer: Trainer, position: Position) -> bool:
         steps = self._every.steps

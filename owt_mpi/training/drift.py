@@ -1,4 +1,7 @@
-"""Whether the ranks that should hold the same weights still do: memory errors and faulty links are seen here alone."""
+"""Whether weights are fit to go on from: finite, and alike on the ranks that should hold the same.
+
+Memory errors and faulty links are seen here alone.
+"""
 
 import socket
 from collections import Counter
@@ -8,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from owt_mpi.autograd import Parameter
-from owt_mpi.backends.base import Backend
+from owt_mpi.backends.base import Array, Backend
+from owt_mpi.bad_steps import BadStepError
 from owt_mpi.trainer import Trainer
 
 
@@ -39,6 +43,24 @@ def check_same_weights(trainer: Trainer, step: int) -> None:
     _compare(trunk, [(everyone, [held.trunk for held in ranks])], ranks, step)
     groups = [[rank for rank in everyone if ranks[rank].head_rank == part] for part in range(layout.head.size)]
     _compare(head, [(group, [ranks[rank].head for rank in group]) for group in groups], ranks, step)
+
+
+def check_finite(trainer: Trainer, step: int) -> None:
+    """Raise BadStepError where a weight or its momentum is no finite number. All ranks call."""
+    trunk, head, layout = trainer.trunk_sync, trainer.head_sync, trainer.layout
+    found = trainer.backend.find_overflow([*trunk.changed_arrays(), *head.changed_arrays()])
+    bad = [rank for rank, is_bad in enumerate(layout.world.all_gather_object(bool(_number(trainer, found)))) if is_bad]
+    if bad:
+        raise BadStepError(
+            f"weights or momentum are no finite numbers after step {step} on rank {', '.join(map(str, bad))}: no "
+            "checkpoint of it is written; lower --lr",
+            step,
+            is_undone=False,
+        )
+
+
+def _number(trainer: Trainer, array: Array) -> int:
+    return int(trainer.backend.to_host(array)[0])
 
 
 def _compare(

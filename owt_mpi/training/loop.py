@@ -1,11 +1,13 @@
 """The steps of a run, epoch by epoch: what is measured, validated and kept on the way."""
 
+import contextlib
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 
 import numpy as np
 
 from owt_mpi.accounts import Accounts
+from owt_mpi.bad_steps import BadStepError
 from owt_mpi.comm.guard import STOPPED, CollectiveExit
 from owt_mpi.comm.ledger import flow_rows
 from owt_mpi.config import Config
@@ -15,7 +17,7 @@ from owt_mpi.optim import schedule_factor
 from owt_mpi.parallel.head_update import HeadSchedule, head_update_of
 from owt_mpi.score import Score, Wishes
 from owt_mpi.trace import Tracer
-from owt_mpi.trainer import NonFiniteLoss, Trainer
+from owt_mpi.trainer import Trainer
 from owt_mpi.training.checkpoints import Position, RunCheckpoints
 from owt_mpi.training.data import Data
 from owt_mpi.training.drift import DriftError, check_same_weights
@@ -43,22 +45,37 @@ class TrainingLoop:
     def run(self) -> Score | None:
         """Run the epochs, each followed by validation; return the last validation's score, None without any.
 
-        CollectiveExit where the loss is no number or ranks have drifted apart, and, after a checkpoint, where somebody
-        wishes to stop.
+        CollectiveExit where a bad step ends the training or ranks have drifted apart, and, after a checkpoint, where
+        somebody wishes to stop.
         """
         self._score: Score | None = None
         self._window, self._window_start = Score(), self.position.step
-        self._first_step = self.position.step
+        self._first_step, self._last = self.position.step, self.position
         self._num_steps = num_steps(self.config, self.data)
         self.accounts.open_window()
         try:
             while self.position.epoch < self.config.batch.epochs and self.position.step < self._num_steps:
                 self._epoch()
-        except (NonFiniteLoss, DriftError) as error:
+        except (BadStepError, DriftError) as error:
+            if isinstance(error, BadStepError) and error.is_undone:
+                self._keep_state_before(error.step)
             self._finish_checkpoints()
-            raise CollectiveExit(1, f"error: {error}") from None
+            raise CollectiveExit(1, f"error: {error}; {self.checkpoints.describe_newest()}") from None
         self._finish_checkpoints()
+        if self.trainer.bad_steps.num_left_out:
+            self.reporter.say(f"steps left out (--on-nan skip): {self.trainer.bad_steps.num_left_out}")
         return self._score
+
+    def _keep_state_before(self, step: int) -> None:
+        """Keep what there was before `step`, which ends the run, beside all checkpoints that there are."""
+        before = next(each for each in (self.position, self._last) if each.step == step)
+        with contextlib.suppress(BadStepError, DriftError):  # there is an error to report already
+            self.checkpoints.save(self.trainer, before, self._score, removes_old=False)
+
+    def _warn(self) -> None:
+        for step, text in self.trainer.judge.take_warnings():
+            self.reporter.say(f"WARNING: {text}")
+            self.reporter.record("warning", step=step, text=text)
 
     def _epoch(self) -> None:
         """Run the rest of the epoch, validate, and go on to the next."""
@@ -70,10 +87,14 @@ class TrainingLoop:
             factor = schedule_factor(step / self._num_steps, options.lr_milestones, options.lr_factor)
             self.trainer.wish(Wishes(wish_to_stop() is not None, self.checkpoints.is_time()))
             self._window += self.trainer.train_step(batch, step, factor)
+            self._warn()
+            self._last = self.position
             self.position = Position(epoch, self.position.step_of_epoch + 1, step + 1)
             self._after_step(batch, factor)
             if step + 1 == self._num_steps:
                 break
+        self.trainer.judge.settle()
+        self._warn()
         self._validate()
         self.position = Position(epoch + 1, 0, self.position.step)
         is_last = self.position.step == self._num_steps
@@ -127,19 +148,22 @@ class TrainingLoop:
         times = ranks[trainer.layout.world.rank]
         speed = total.num_examples / times.steps
         data_wait, exchange_wait = times.data_wait / times.steps, times.exchange_wait / times.steps
-        reporter.record(
-            "train", epoch=position.epoch + 1, step=step, trunk_lr=trainer.trunk_lr * lr_factor,
-            head_lr=trainer.head_lr * lr_factor, loss=total.loss, top1=total.top1, top5=total.top5,
-            images_per_second=speed, data_wait=data_wait, exchange_wait=exchange_wait, **trainer.loss_scale.facts(),
-        )  # fmt: skip
+        self._window, self._window_start = Score(), step
+        if total.num_examples:  # else every step was left out
+            reporter.record(
+                "train", epoch=position.epoch + 1, step=step, trunk_lr=trainer.trunk_lr * lr_factor,
+                head_lr=trainer.head_lr * lr_factor, loss=total.loss, top1=total.top1, top5=total.top5,
+                images_per_second=speed, data_wait=data_wait, exchange_wait=exchange_wait,
+                steps_left_out=trainer.bad_steps.num_left_out, **trainer.loss_scale.facts(),
+            )  # fmt: skip
         reporter.record("wire", step=step, steps=num_steps, flows=flow_rows(flows))
         reporter.record("ranks", step=step, steps=num_steps, ranks=[asdict(each) for each in ranks])
-        reporter.say(
-            f"epoch {position.epoch + 1}/{num_epochs} step {step}/{self._num_steps}: loss {total.loss:.4f}, "
-            f"top-1 {total.top1:.1%}, {speed:.0f} images/s, "
-            f"data wait {data_wait:.0%}, exchange wait {exchange_wait:.0%}, {reporter.time_left(step)} left"
-        )
-        self._window, self._window_start = Score(), step
+        if total.num_examples:
+            reporter.say(
+                f"epoch {position.epoch + 1}/{num_epochs} step {step}/{self._num_steps}: loss {total.loss:.4f}, "
+                f"top-1 {total.top1:.1%}, {speed:.0f} images/s, "
+                f"data wait {data_wait:.0%}, exchange wait {exchange_wait:.0%}, {reporter.time_left(step)} left"
+            )
 
     def _validate(self) -> None:
         if self.data.validation is None:

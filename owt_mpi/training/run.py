@@ -211,6 +211,7 @@ def _train(setup: _Setup) -> None:
                 setup.data_state,
                 best_top1,
                 config.run.check_weights > 0,
+                None if start is None or start.parent != run_dir / "checkpoints" else position.step,
             )
             loop = TrainingLoop(
                 config, trainer, setup.data, setup.head_updates, reporter, accounts, checkpoints, position, tracer,
@@ -257,6 +258,7 @@ def _start(setup: _Setup, start: Path | None, say: Callable[[str], None]) -> tup
         trainer = Trainer(setup.config, model, layout, backend, data.global_batch, checkpoint.weights)
         restore_momentum(trainer, checkpoint)
         trainer.loss_scale.restore(checkpoint.manifest.state.get("loss_scale", {}))
+        trainer.bad_steps.restore(checkpoint.manifest.state.get("bad_steps", {}))
         return trainer, position, best_top1_of(checkpoint.manifest)
 
 

@@ -13,15 +13,18 @@ import pytest
 from owt_mpi.backends.cuda import CudaBackend
 from owt_mpi.backends.cuda_device import CudaDevice
 from owt_mpi.backends.precision import HALF_DTYPES
+from owt_mpi.bad_steps import BadStepError
 from owt_mpi.checkpoint.weights import read_weights
 from owt_mpi.comm.threads import run_ranks
 from owt_mpi.config import BatchOptions, Config, DataOptions, ModelOptions, RunOptions
 from owt_mpi.parallel.layout import Plan
 from owt_mpi.parallel_options import ParallelOptions
-from owt_mpi.trainer import NonFiniteLoss, Trainer
+from owt_mpi.trainer import Trainer
 from owt_mpi.training.run import run_training
 from owt_mpi.trunk_pass import TrunkPass
 from tests.fake_cupy import RACES, RaceError
+from tests.test_bad_steps import spoil_head_gradient, spoil_image, spoil_trunk_gradient
+from tests.test_bad_steps import train as train_with_a_bad_step
 from tests.test_precision import HALF, train_with_an_overflow
 from tests.thread_patch import patched_in_thread
 from tests.tiny import largest_difference, tiny_model, train_tiny, train_tiny_on
@@ -56,6 +59,13 @@ def check_same(result, expected):
     assert RACES == []
 
 
+BAD_STEP_CASES = [
+    (Plan(1), 0, {"dtype": "float32"}),
+    (Plan(2, "c"), 0, {"dtype": "float32"}),
+    (Plan(2, "dp"), 0, {"dtype": "float32", "trunk_sync": "sharded"}),
+    (Plan(2, "c"), 1, {"dtype": "float32", "trunk_sync": "sharded"}),
+    (Plan(2, "b"), 0, {"dtype": "float32", "precision": "bf16"}),
+]
 CASES = [(1, "c"), *((num_ranks, scheme) for num_ranks in (2, 4) for scheme in ("dp", "a", "b", "c", "d"))]
 
 
@@ -116,6 +126,23 @@ def test_an_overflow_skips_the_updates_that_it_skips_on_the_reference(cuda, num_
         for (_, weights), (_, others) in zip(states, on_reference, strict=True):
             for one, other in zip(weights, others, strict=True):
                 np.testing.assert_allclose(one, other, atol=8 * 2.0**-11 * np.abs(other).max())
+    assert RACES == []
+
+
+@pytest.mark.parametrize("case", BAD_STEP_CASES)
+@pytest.mark.parametrize("spoil", [spoil_image, spoil_trunk_gradient, spoil_head_gradient])
+def test_a_bad_step_is_left_out_as_on_the_reference(cuda, case, spoil):
+    plan, passes, parallel = case
+    spoilt, without = (
+        run_ranks(
+            plan.num_ranks,
+            lambda comm, how=how: train_with_a_bad_step(comm, plan, how, passes, parallel, backend=CudaBackend()),
+        )
+        for how in (spoil, None)
+    )
+    for ours, expected in zip(spoilt, without, strict=True):
+        for array, values in zip(ours, expected, strict=True):
+            np.testing.assert_array_equal(array, values)
     assert RACES == []
 
 
@@ -193,7 +220,7 @@ def test_a_host_that_does_not_wait_for_the_losses_is_noticed(cuda, monkeypatch):
         return finish_at_once
 
     monkeypatch.setattr(CudaDevice, "start_download", hasty_download)
-    with pytest.raises((RaceError, NonFiniteLoss)):
+    with pytest.raises((RaceError, BadStepError)):
         train_on_cuda(Plan(2, "a"))
 
 
