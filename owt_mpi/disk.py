@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 
@@ -17,6 +18,18 @@ def sync_file(path: Path) -> None:
 def sync_folder(folder: Path) -> None:
     """Make renames in `folder` survive a power cut."""
     sync_file(folder)
+
+
+def open_regular(path: Path) -> int:
+    """Return a regular file, opened to be read. ValueError, to go on from its name, if it is a pipe or a device.
+
+    For what people hand in: a pipe would be waited for, a device read without end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("is no regular file")
+    return descriptor
 
 
 def sha256_of(path: Path) -> str:

@@ -7,6 +7,8 @@ and the optimizer divides by it again (Micikevicius et al. 2018, section 3.2).
 from dataclasses import dataclass
 from typing import Any
 
+from owt_mpi.input_file import number, table, whole
+
 FIRST = 2.0**15
 GOOD_STEPS_TO_DOUBLE = 2000
 LARGEST, SMALLEST = 2.0**24, 1.0
@@ -58,11 +60,14 @@ class LossScale:
             return {}
         return {"value": self.value, "good_steps": self._good_steps, "skipped_updates": self.skipped_updates}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`, where there is one and the scale is dynamic."""
-        if self.dynamic and state:
-            self.value, self._good_steps = float(state["value"]), int(state["good_steps"])
-            self.skipped_updates = int(state["skipped_updates"])
+    def restore(self, state: object) -> None:
+        """Go on from a `state`, where there is one and the scale is dynamic. ValueError if it is none."""
+        if not self.dynamic or not state:
+            return
+        values = {name: table(state, "the loss scale").get(name) for name in self.state()}
+        self.value = min(max(number(values["value"], "the loss scale's value"), SMALLEST), LARGEST)
+        self._good_steps = whole(values["good_steps"], "the loss scale's good_steps")
+        self.skipped_updates = whole(values["skipped_updates"], "the loss scale's skipped_updates")
 
     def facts(self) -> dict[str, Any]:
         """Return what metrics.jsonl says of it: nothing where it never changes."""

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from owt_mpi.config import BatchOptions, Config
+from owt_mpi.input_file import number, printable, read_text, short
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+_LARGEST_PRESET = 1 << 16  # bytes
+_MOST_DOTS = 100  # tomllib's time grows with the square of the parts of a name
 
 
 def preset_names() -> list[str]:
@@ -29,8 +33,8 @@ def load_preset(name: str) -> Config:
         text = shipped.read_text(encoding="utf-8")
     elif name.endswith(".toml"):
         try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(Path(name), _LARGEST_PRESET)
+        except (OSError, ValueError) as error:
             raise ValueError(f"--preset {name}: the file cannot be read ({error})") from None
     else:
         raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(preset_names())}, or a FILE.toml")
@@ -39,10 +43,14 @@ def load_preset(name: str) -> Config:
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:
     """Return what TOML says. ValueError, which begins with `source`, if it is none."""
+    if any(line.count(".") > _MOST_DOTS for line in text.splitlines()):
+        raise ValueError(f"{source}: it has a line with more than {_MOST_DOTS} dots")
     try:
         table: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{source}: not valid TOML ({error})") from None
+    except RecursionError:
+        raise ValueError(f"{source}: it has lists in lists without end") from None
+    except ValueError as error:  # of TOML, and of numbers with too many digits
+        raise ValueError(f"{source}: not valid TOML ({printable(error):.200})") from None
     return table
 
 
@@ -76,7 +84,9 @@ def config_from(table: Mapping[str, Any], source: str) -> Config:
     sections = {f.name: getattr(config, f.name) for f in fields(config)}
     for section, values in table.items():
         if section not in sections or not isinstance(values, dict):
-            raise ValueError(f"{source}: there is no section [{section}]; there are {', '.join(sections)}")
+            raise ValueError(
+                f"{source}: there is no section [{printable(section):.60}]; there are {', '.join(sections)}"
+            )
         if section == "batch":
             sections[section] = with_one_batch(sections[section], values)
         sections[section] = replace(
@@ -93,12 +103,12 @@ def _checked(defaults: Any, name: str, value: Any, where: str) -> Any:
     """Return `value` as option `name` takes it; ValueError if there is no such option, or its type is another."""
     known = {f.name: getattr(defaults, f.name) for f in fields(defaults)}
     if name not in known:
-        raise ValueError(f"{where} has no option {name!r}; it has {', '.join(known)}")
+        raise ValueError(f"{where} has no option {short(name)}; it has {', '.join(known)}")
     default = known[name]
-    if isinstance(default, tuple) and isinstance(value, list) and all(isinstance(v, int | float) for v in value):
-        return tuple(float(v) for v in value)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if isinstance(default, tuple) and isinstance(value, list) and all(type(each) in (int, float) for each in value):
+        return tuple(number(each, f"{where} {name}") for each in value)
+    if isinstance(default, float) and type(value) is int:
+        return number(value, f"{where} {name}")
     if type(value) is not type(default):
-        raise ValueError(f"{where} {name} is {value!r}, but must be a {type(default).__name__}")
+        raise ValueError(f"{where} {name} is {short(value)}, but must be a {type(default).__name__}")
     return value

@@ -13,6 +13,7 @@ import tyro
 from owt_mpi.checkpoint.folder import BEST, LATEST, checkpoints_in, resolve
 from owt_mpi.checkpoint.format import CheckpointError, CheckpointManifest
 from owt_mpi.checkpoint.reader import Checkpoint, verify
+from owt_mpi.input_file import printable
 from owt_mpi.tables import Table, render
 
 DAMAGED, DIFFERENT = 3, 1
@@ -91,8 +92,8 @@ def show(command: Show) -> tuple[Table, Any, int]:
         ]
     total_bytes = sum(entry.bytes for entry in manifest.files.values())
     notes = [
-        f"{manifest.program}; {len(manifest.files) - 1} parts, {total_bytes / 1e6:.1f} MB",
-        *(f"{name}: {_without_lists(value)}" for name, value in manifest.state.items()),
+        f"{printable(manifest.program)}; {len(manifest.files) - 1} parts, {total_bytes / 1e6:.1f} MB",
+        *(printable(f"{name}: {_without_lists(value)}") for name, value in manifest.state.items()),
     ]
     table = Table(f"{checkpoint.path}: step {manifest.step}", ("weights", "shape", "elements", "rms"), lines, notes)
     content = {

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from owt_mpi.disk import sha256_of, sync_file
+from owt_mpi.input_file import read_json, short, table, text, whole
 
 FORMAT_NAME = "owt_mpi.checkpoint"
 FORMAT_VERSION = 1
@@ -66,34 +67,37 @@ class CheckpointManifest:
         """Return the manifest in `folder`. CheckpointError if it is missing, damaged or of another version."""
         path = folder / MANIFEST_NAME
         try:
-            if path.stat().st_size > _LARGEST_MANIFEST:
-                raise CheckpointError(
-                    f"{path} has {path.stat().st_size} bytes, too many; it was not written by owt_mpi"
-                )
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, _LARGEST_MANIFEST)
         except FileNotFoundError:
             raise CheckpointError(f"{folder} is no checkpoint: it has no {MANIFEST_NAME}") from None
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
             raise CheckpointError(f"{path} cannot be read ({error}); take another checkpoint") from error
+        except ValueError as error:
+            raise CheckpointError(f"{path} {error}; take another checkpoint") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT_NAME:
             raise CheckpointError(f"{path} is not of the format {FORMAT_NAME!r}; name a checkpoint of owt_mpi.train")
         if content.get("format_version") != FORMAT_VERSION:
             raise CheckpointError(
-                f"{path} has format version {content.get('format_version')}, this program reads {FORMAT_VERSION}"
+                f"{path} has format version {short(content.get('format_version'))}, this program reads {FORMAT_VERSION}"
             )
         if content.pop("sha256", None) != _digest(content):
             raise CheckpointError(f"{path} is damaged: its SHA-256 is another one; take another checkpoint")
         try:
             return cls(
-                step=int(content["step"]),
-                files={name: FileEntry(int(f["bytes"]), str(f["sha256"])) for name, f in content["files"].items()},
-                state=dict(content["state"]),
-                config=dict(content["config"]),
-                program=str(content["program"]),
-                data_set=dict(content.get("data_set", {})),
+                step=whole(content["step"], "step"),
+                files={
+                    name: FileEntry(whole(table(file, "a file")["bytes"], "bytes"), text(file["sha256"], "sha256"))
+                    for name, file in table(content["files"], "files").items()
+                },
+                state=table(content["state"], "state"),
+                config=table(content["config"], "config"),
+                program=text(content["program"], "program"),
+                data_set=table(content.get("data_set", {}), "data_set"),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{path} is malformed ({type(error).__name__}: {error})") from error
+        except KeyError as error:
+            raise CheckpointError(f"{path} is malformed (it has no {error})") from error
+        except ValueError as error:
+            raise CheckpointError(f"{path} is malformed ({error})") from error
 
 
 def checkpoint_name(step: int) -> str:
@@ -121,8 +125,8 @@ def finished_entry(path: Path) -> FileEntry:
 def check_file(folder: Path, name: str, entry: FileEntry) -> None:
     """Raise CheckpointError unless the file `name` is what the manifest says of it."""
     path = folder / name
-    if Path(name).name != name:
-        raise CheckpointError(f"{folder / MANIFEST_NAME} names {name!r}, which is not in its own folder")
+    if Path(name).name != name or not name.isprintable():
+        raise CheckpointError(f"{folder / MANIFEST_NAME} names {short(name)}, which is not in its own folder")
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; copy the whole folder, or take another checkpoint")
     if path.stat().st_size != entry.bytes:

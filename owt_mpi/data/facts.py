@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from owt_mpi.data.manifest import Manifest
+from owt_mpi.input_file import listed, number, text, truth, whole
 
 _LARGEST_SIZE = 1 << 14
 
@@ -49,19 +50,24 @@ class DataFacts:
     def from_json(cls, content: Mapping[str, Any], source: str) -> "DataFacts":
         """Return the facts that asdict turned into JSON. ValueError, which begins with `source`, if they are not."""
         try:
+            size = content["size"]
             facts = cls(
-                class_names=tuple(str(name) for name in content["class_names"]),
-                class_titles=tuple(str(title) for title in content["class_titles"]),
-                mean=tuple(float(number) for number in content["mean"]),
-                std=tuple(float(number) for number in content["std"]),
-                size=None if content["size"] is None else int(content["size"]),
-                square=bool(content["square"]),
+                class_names=tuple(text(name, "a class") for name in listed(content["class_names"], "class_names")),
+                class_titles=tuple(text(title, "a title") for title in listed(content["class_titles"], "class_titles")),
+                mean=tuple(number(each, "mean") for each in listed(content["mean"], "mean")),
+                std=tuple(number(each, "std") for each in listed(content["std"], "std")),
+                size=None if size is None else whole(size, "size", 1, _LARGEST_SIZE),
+                square=truth(content["square"], "square"),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{source}: its data set is malformed ({type(error).__name__}: {error})") from error
-        is_sized = facts.size is None or 1 <= facts.size <= _LARGEST_SIZE
-        if len(facts.std) != len(facts.mean) or not np.isfinite([*facts.mean, *facts.std]).all() or not is_sized:
-            raise ValueError(f"{source}: its data set has no sound means, standard deviations or size of images")
+        except KeyError as error:
+            raise ValueError(f"{source}: its data set is malformed (it has no {error})") from error
+        except ValueError as error:
+            raise ValueError(f"{source}: its data set is malformed ({error})") from error
+        if len(facts.std) != len(facts.mean) or len(facts.mean) not in (1, 3) or not facts.class_names:
+            raise ValueError(
+                f"{source}: its data set has {len(facts.mean)} means, {len(facts.std)} standard deviations and "
+                f"{len(facts.class_names)} classes, not one or three for the channels, and some classes"
+            )
         if len(facts.class_titles) not in (0, len(facts.class_names)):
             raise ValueError(
                 f"{source}: its data set has {len(facts.class_titles)} titles of classes, not one for each"

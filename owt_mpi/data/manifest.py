@@ -14,6 +14,7 @@ import numpy as np
 
 from owt_mpi.comm.guard import DATA_ERROR
 from owt_mpi.disk import sync_file, sync_folder
+from owt_mpi.input_file import listed, number, read_json, short, table, text, whole
 
 FORMAT_NAME = "owt_mpi.shards"
 FORMAT_VERSION = 2
@@ -21,6 +22,7 @@ MANIFEST_NAME = "manifest.json"
 STATISTICS_NAME = "statistics.h5"  # holds the dataset `mean_image`
 STORAGES = ("raw", "jpeg")
 FATES = ("skipped", "kept")
+_LARGEST_MANIFEST, _LARGEST_SIDE, _LARGEST_SEED = 1 << 28, 1 << 16, 1 << 64
 REBUILD = "run `python -m data_prep.build_shards` again"
 
 ImageShape = tuple[int | None, int | None, int]  # (h, w, c); h and w are None where images differ in size
@@ -54,7 +56,7 @@ class Statistics:
         signs = np.sign(rows[np.arange(len(rows)), np.abs(rows).argmax(axis=1)])
         return cls(
             mean=tuple(mean.tolist()),
-            std=tuple(np.sqrt(np.diag(covariance)).tolist()),
+            std=tuple(np.sqrt(np.maximum(np.diag(covariance), 0.0)).tolist()),
             pca_eigenvalues=tuple(np.maximum(eigenvalues[::-1], 0.0).tolist()),
             pca_eigenvectors=tuple(tuple(row) for row in (rows * signs[:, None]).tolist()),
         )
@@ -126,62 +128,79 @@ class Manifest:
         """Return the manifest in `folder`. DataError if it is missing, malformed or of another version."""
         path = folder / MANIFEST_NAME
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, _LARGEST_MANIFEST)
         except FileNotFoundError:
             raise DataError(f"{path} does not exist: not a data set, or its build did not finish; {REBUILD}") from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise DataError(f"{path} cannot be read ({error}); {REBUILD}") from error
+        except ValueError as error:
+            raise DataError(f"{path} {error}; {REBUILD}") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT_NAME:
             raise DataError(f"{path} is not a manifest of the format {FORMAT_NAME!r}; name a folder of build_shards")
         check_version(path, content.get("format_version"))
         try:
             manifest = cls._from_json(content)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{path} is malformed ({type(error).__name__}: {error}); {REBUILD}") from error
+        except KeyError as error:
+            raise DataError(f"{path} is malformed (it has no {error}); {REBUILD}") from error
+        except ValueError as error:
+            raise DataError(f"{path} is malformed ({error}); {REBUILD}") from error
         manifest._check(path)
         return manifest
 
     @classmethod
     def _from_json(cls, content: dict[str, Any]) -> "Manifest":
-        height, width, channels = content["image_shape"]
-        statistics = content["statistics"]
+        shape = listed(content["image_shape"], "image_shape")
+        if len(shape) != 3 or shape[2] not in (1, 3) or (shape[0] is None) != (shape[1] is None):
+            raise ValueError(f"image_shape is {short(shape)}, and not [h, w, c] with c = 1 or 3")
+        height, width = (None if side is None else whole(side, "image_shape", 1, _LARGEST_SIDE) for side in shape[:2])
+        num_channels = whole(shape[2], "image_shape")
+        statistics = table(content["statistics"], "statistics")
+        vectors = _exactly(statistics["pca_eigenvectors"], num_channels, "pca_eigenvectors")
+        mean_image, options = content["mean_image"], table(content["options"], "options")
+        if options.get("size") is not None:
+            whole(options["size"], "the option size", 1, _LARGEST_SIDE)
         return cls(
-            class_names=_strings(content["class_names"]),
-            image_shape=(None if height is None else int(height), None if width is None else int(width), int(channels)),
-            splits={name: _split_from_json(split) for name, split in content["splits"].items()},
+            class_names=_texts(content["class_names"], "class_names"),
+            image_shape=(height, width, num_channels),
+            splits={
+                name: _split_from_json(table(split, "a split"), name)
+                for name, split in table(content["splits"], "splits").items()
+            },
             statistics=Statistics(
-                mean=_floats(statistics["mean"]),
-                std=_floats(statistics["std"]),
-                pca_eigenvalues=_floats(statistics["pca_eigenvalues"]),
-                pca_eigenvectors=tuple(_floats(row) for row in statistics["pca_eigenvectors"]),
+                mean=_numbers(statistics["mean"], num_channels, "mean"),
+                std=_numbers(statistics["std"], num_channels, "std"),
+                pca_eigenvalues=_numbers(statistics["pca_eigenvalues"], num_channels, "pca_eigenvalues"),
+                pca_eigenvectors=tuple(_numbers(row, num_channels, "pca_eigenvectors") for row in vectors),
             ),
-            seed=int(content["seed"]),
-            storage=str(content["storage"]),
-            class_titles=_strings(content["class_titles"]),
-            mean_image=None if content["mean_image"] is None else str(content["mean_image"]),
-            duplicates=tuple(_strings(names) for names in content["duplicates"]),
-            source_notes=_strings(content["source_notes"]),
-            options=dict(content["options"]),
+            seed=whole(content["seed"], "seed", -_LARGEST_SEED, _LARGEST_SEED),
+            storage=text(content["storage"], "storage"),
+            class_titles=_texts(content["class_titles"], "class_titles"),
+            mean_image=None if mean_image is None else text(mean_image, "mean_image"),
+            duplicates=tuple(_texts(names, "duplicates") for names in listed(content["duplicates"], "duplicates")),
+            source_notes=tuple(str(note) for note in listed(content["source_notes"], "source_notes")),
+            options=options,
         )
 
     def _check(self, path: Path) -> None:
         if self.storage not in STORAGES:
-            raise DataError(f"{path} says storage {self.storage!r}, this program reads {' and '.join(STORAGES)}")
+            raise DataError(f"{path} says storage {short(self.storage)}, this program reads {' and '.join(STORAGES)}")
+        if not self.class_names or len(set(self.class_names)) < len(self.class_names) or "train" not in self.splits:
+            raise DataError(f"{path} has no classes, two of one name, or no training images; {REBUILD}")
         if len(self.class_titles) not in (0, len(self.class_names)):
             raise DataError(f"{path} has {len(self.class_titles)} titles of {len(self.class_names)} classes; {REBUILD}")
         if self.storage == "raw" and None in self.image_shape:
             raise DataError(f"{path} says that raw images differ in size, but they have one; {REBUILD}")
         files = [shard.file for split in self.splits.values() for shard in split.shards]
         for file in [*files, *filter(None, [self.mean_image])]:
-            if Path(file).name != file:
-                raise DataError(f"{path} names the file {file!r}, which is not in its own folder; {REBUILD}")
+            if Path(file).name != file or not file.isprintable():
+                raise DataError(f"{path} names the file {short(file)}, which is not in its own folder; {REBUILD}")
         for name, split in self.splits.items():
             total = sum(shard.count for shard in split.shards)
             if total != split.count:
                 raise DataError(f"{path} says that {name!r} has {split.count} images but its shards {total}; {REBUILD}")
             for shard in split.shards:
                 if len(shard.class_histogram) != len(self.class_names) or sum(shard.class_histogram) != shard.count:
-                    raise DataError(f"{path}: the class histogram of {shard.file} does not add up; {REBUILD}")
+                    raise DataError(f"{path}: the class histogram of {short(shard.file)} does not add up; {REBUILD}")
             if split != SplitEntry.of_shards(split.shards, split.odd_files):
                 raise DataError(f"{path}: the class histogram of {name!r} is not the sum of its shards'; {REBUILD}")
 
@@ -190,7 +209,8 @@ def check_version(path: Path, version: object) -> None:
     """Raise DataError unless `version` is the one that this program reads."""
     if version != FORMAT_VERSION:
         raise DataError(
-            f"{path} has format version {version}, this program reads {FORMAT_VERSION}; {REBUILD} with --overwrite"
+            f"{path} has format version {short(version)}, this program reads {FORMAT_VERSION}; {REBUILD} with "
+            "--overwrite"
         )
 
 
@@ -207,24 +227,39 @@ def write_whole(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def _split_from_json(split: dict[str, Any]) -> SplitEntry:
+def _split_from_json(split: dict[str, Any], name: str) -> SplitEntry:
     shards = tuple(
         ShardEntry(
-            file=str(shard["file"]),
-            count=int(shard["count"]),
-            sha256=str(shard["sha256"]),
-            class_histogram=tuple(int(count) for count in shard["class_histogram"]),
+            file=text(shard["file"], "file"),
+            count=whole(shard["count"], "count", 1),
+            sha256=text(shard["sha256"], "sha256"),
+            class_histogram=_counts(shard["class_histogram"]),
         )
-        for shard in split["shards"]
+        for shard in (table(each, "a shard") for each in listed(split["shards"], "shards"))
     )
-    odd_files = tuple(OddFile(str(odd["name"]), str(odd["reason"]), str(odd["fate"])) for odd in split["odd_files"])
-    histogram = tuple(int(count) for count in split["class_histogram"])
-    return SplitEntry(int(split["count"]), histogram, shards, odd_files)
+    odd_files = tuple(
+        OddFile(text(odd["name"], "name"), str(odd["reason"]), text(odd["fate"], "fate"))
+        for odd in (table(each, "an odd file") for each in listed(split["odd_files"], "odd_files"))
+    )
+    if not shards or not name.isidentifier():  # new files are named by it
+        raise ValueError(f"split {short(name)} has {len(shards)} shards, or is called as none is")
+    return SplitEntry(whole(split["count"], "count"), _counts(split["class_histogram"]), shards, odd_files)
 
 
-def _strings(values: list[str]) -> tuple[str, ...]:
-    return tuple(str(value) for value in values)
+def _counts(values: object) -> tuple[int, ...]:
+    return tuple(whole(count, "class_histogram") for count in listed(values, "class_histogram"))
 
 
-def _floats(values: list[float]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+def _texts(values: object, name: str) -> tuple[str, ...]:
+    return tuple(text(value, name) for value in listed(values, name))
+
+
+def _exactly(values: object, count: int, name: str) -> list[Any]:
+    found = listed(values, name)
+    if len(found) != count:
+        raise ValueError(f"{name} has {len(found)} values instead of {count}, one for each channel")
+    return found
+
+
+def _numbers(values: object, count: int, name: str) -> tuple[float, ...]:
+    return tuple(number(value, name) for value in _exactly(values, count, name))

@@ -68,6 +68,9 @@ def _read_sums(file: PlainHdf5) -> PixelSums:
     image = _array(file, "image_sum", COUNT_DTYPE, 3) if "image_sum" in file.names else None
     if products.shape != 2 * total.shape or (image is not None and image.shape[2:] != total.shape):
         raise Hdf5Error("has sums over other numbers of channels")
+    squares = zip(total.tolist(), np.diag(products).tolist(), strict=True)
+    if count < 1 or any(each < 0 or each * each > square * int(count) for each, square in squares):
+        raise Hdf5Error("has sums that no pixels have")
     return PixelSums(int(count), total, products, image)
 
 

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from owt_mpi.disk import open_regular
+
 MOST_PARTS, MOST_BYTES = 100_000, 1 << 28  # of the structure of one file: far more than any of ours has
 
 
@@ -19,7 +21,10 @@ class Source:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.descriptor = open_regular(path)
+        except ValueError as error:
+            raise Hdf5Error(str(error)) from error
         self.size = os.fstat(self.descriptor).st_size
         self._parts_left, self._bytes_left = MOST_PARTS, MOST_BYTES
 

@@ -11,6 +11,7 @@ from owt_mpi.checkpoint.format import CheckpointError, CheckpointManifest
 from owt_mpi.checkpoint.reader import first_damage, newest_whole
 from owt_mpi.checkpoint.saver import CheckpointSaver, Snapshot
 from owt_mpi.comm.base import Communicator
+from owt_mpi.input_file import number, printable, whole
 from owt_mpi.score import Score
 from owt_mpi.trainer import Trainer
 from owt_mpi.training.drift import check_finite, check_same_weights
@@ -196,21 +197,22 @@ def position_of(manifest: CheckpointManifest, data: DataState) -> Position:
         "shuffle": "give --shuffle, --shuffle-block and --shuffle-buffer as it had them",
         "last_batch": "give --last-batch {was}",
     }
+    whose = f"the checkpoint of step {manifest.step}"
     try:
         for name, way in ways.items():
             was, now = state[name], getattr(data, name)
             if was != now:
                 raise ValueError(
-                    f"the checkpoint of step {manifest.step} is of a run with {name.replace('_', ' ')} {was}, this run "
-                    f"has {now}, and would see the images in another order; {way.format(was=was)}"
+                    f"{whose} is of a run with {name.replace('_', ' ')} {printable(was):.60}, this run has {now}, and "
+                    f"would see the images in another order; {way.format(was=printable(was)[:60])}"
                 )
-        return Position(int(state["epoch"]), int(state["step_of_epoch"]), int(state["step"]))
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"the checkpoint of step {manifest.step} does not say where its run stands ({error})"
-        ) from error
+        step = whole(state["step"], f"{whose}: step", 0, manifest.step)
+        epoch, step_of_epoch = (whole(state[name], f"{whose}: {name}", 0, step) for name in ("epoch", "step_of_epoch"))
+    except KeyError as error:
+        raise CheckpointError(f"{whose} does not say where its run stands (it has no {error})") from error
+    return Position(epoch, step_of_epoch, step)
 
 
 def best_top1_of(manifest: CheckpointManifest) -> float:
-    """Return the best top-1 accuracy of the run's validations until then."""
-    return float(manifest.state.get("best_top1", NO_VALIDATION))
+    """Return the best top-1 accuracy of the run's validations until then. ValueError if it is no number."""
+    return number(manifest.state.get("best_top1", NO_VALIDATION), f"the checkpoint of step {manifest.step}: best_top1")

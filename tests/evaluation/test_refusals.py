@@ -65,10 +65,10 @@ def test_a_configuration_that_is_none_exits_with_3(own_run: Run, tmp_path: Path)
 def test_facts_of_a_data_set_that_are_none_exit_with_3(own_run: Run, tmp_path: Path):
     sound = CheckpointManifest.read(own_run.folder / "checkpoints" / "latest").data_set
     for wrong, words in (
-        ({"class_names": 3}, "its data set is malformed (TypeError"),
-        ({"mean": [1.0, 2.0]}, "has no sound means"),
-        ({"std": [1.0, 2.0, float("nan")]}, "has no sound means"),
-        ({"size": 10**9}, "has no sound means, standard deviations or size of images"),
+        ({"class_names": 3}, "its data set is malformed (class_names is 3, and not a list)"),
+        ({"mean": [1.0, 2.0]}, "has 2 means, 3 standard deviations"),
+        ({"std": [1.0, 2.0, float("nan")]}, "std is nan, and not a finite number"),
+        ({"size": 10**9}, "size is 1000000000, and not a whole number from 1"),
         ({"class_titles": ["an ant"]}, "has 1 titles of classes"),
     ):
         changed_manifest(own_run.folder, lambda m, wrong=wrong: replace(m, data_set={**sound, **wrong}))
