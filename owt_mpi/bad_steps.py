@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any, Literal, NamedTuple
 
 from owt_mpi.backends.base import Array
+from owt_mpi.input_file import listed, number, table, whole
 
 WINDOW = 100  # steps whose losses a step's is compared with
 ENOUGH = 10  # of them before anything is compared
@@ -125,10 +126,13 @@ class BadSteps:
         assert self._open is None
         return {"left_out": self.num_left_out, "in_a_row": self.num_in_a_row, "losses": list(self._losses)}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`; one that is empty, of an older checkpoint, says nothing."""
-        self.num_left_out, self.num_in_a_row = int(state.get("left_out", 0)), int(state.get("in_a_row", 0))
-        self._losses = deque((float(loss) for loss in state.get("losses", [])), maxlen=WINDOW)
+    def restore(self, state: object) -> None:
+        """Go on from a `state`; one that is empty, of an older checkpoint, says nothing. ValueError if it is none."""
+        values = table(state, "the state of bad steps")
+        self.num_left_out = whole(values.get("left_out", 0), "the number of steps left out")
+        self.num_in_a_row = whole(values.get("in_a_row", 0), "the number of bad steps in a row")
+        losses = listed(values.get("losses", []), "the losses of steps")
+        self._losses = deque((number(loss, "the loss of a step") for loss in losses), maxlen=WINDOW)
 
 
 class Copies:
