@@ -128,7 +128,9 @@ def ends(pid: int, limit_s: float) -> bool:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
         return True
-    ended, _, _ = select.select([process], [], [], limit_s)
+    watch = select.poll()  # select() takes no descriptor above 1023
+    watch.register(process, select.POLLIN)
+    ended = watch.poll(limit_s * 1000)
     os.close(process)
     return bool(ended)
 

@@ -1,6 +1,7 @@
 """An open file of which parts are read by position: never beyond its end, and never more parts than a limit."""
 
 import os
+import weakref
 from pathlib import Path
 
 from owt_mpi.disk import open_regular
@@ -25,6 +26,7 @@ class Source:
             self.descriptor = open_regular(path)
         except ValueError as error:
             raise Hdf5Error(str(error)) from error
+        self._close = weakref.finalize(self, os.close, self.descriptor)  # also where nobody calls `close`
         self.size = os.fstat(self.descriptor).st_size
         self._parts_left, self._bytes_left = MOST_PARTS, MOST_BYTES
 
@@ -51,4 +53,4 @@ class Source:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self.descriptor)
+        self._close()

@@ -1,8 +1,10 @@
 """launch/hosts.sh: what it makes of its file of hosts, of the hosts, and of how mpirun ends. Hosts are this machine."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,8 +70,10 @@ class Script:
 
 
 @pytest.fixture
-def script(tmp_path: Path) -> Script:
-    return Script(tmp_path)
+def script(tmp_path: Path) -> Iterator[Script]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    yield Script(tmp_path)
+    signal.signal(signal.SIGINT, before)
 
 
 def test_the_ranks_of_all_hosts_are_started_with_the_folder_and_go_on_from_there(script: Script):
