@@ -110,15 +110,15 @@ find_hosts() { # set `there` to the hosts that will do; say what is wrong with t
 
 # The launcher's end is waited for; a signal, passed on to it, is passed on by it to the ranks, which agree on a step,
 # write a checkpoint and end with code 85. A second signal ends them at once.
-launcher=
+early=
 asked=
 pass_on() {
     local signal=USR1
     if [ -n "$asked" ]; then signal=TERM; fi
     asked=yes
-    if [ -n "$launcher" ]; then kill "-$signal" "$launcher" 2>/dev/null || true; fi
+    kill "-$signal" "$launcher" 2>/dev/null || true # it has ended already
 }
-trap pass_on USR1 TERM INT
+trap "early=yes" USR1 TERM INT # until there is a launcher
 
 start() { # start the ranks on the hosts `there`, in the background
     local host num_ranks=0 name options=()
@@ -147,7 +147,8 @@ start() { # start the ranks on the hosts `there`, in the background
     # setsid: Ctrl-C reaches this script alone, which makes of it the wish to stop.
     setsid "$mpirun" "${options[@]}" -n "$num_ranks" "$venv/bin/python" -m owt_mpi.train "${arguments[@]}" &
     launcher=$!
-    if [ -n "$asked" ]; then kill -USR1 "$launcher" || true; fi # it came while the launcher started
+    trap pass_on USR1 TERM INT
+    if [ -n "$early" ]; then pass_on; fi
 }
 
 # A network that fails says nothing: mpirun and MPI wait for answers for as long as the kernel does, a quarter of an
@@ -157,7 +158,7 @@ watch_hosts() {
     local host
     declare -A heard
     for host in "${there[@]}"; do heard[$host]=$SECONDS; done
-    while sleep $((limit < 50 ? 1 + limit / 5 : 10)) >/dev/null 2>&1; do
+    while sleep $((limit < 50 ? 1 + limit / 5 : 10)) >/dev/null 2>&1 && kill -0 "$launcher"; do
         for host in "${there[@]}"; do
             if on "$host" true 2>/dev/null; then
                 heard[$host]=$SECONDS
@@ -171,10 +172,10 @@ watch_hosts() {
     done
 }
 
-# mpirun may end with code 0 where it has lost a host (Open MPI's does): trained is what has written its weights.
-is_trained() {
-    [[ " ${arguments[*]} " = *" --dry-run "* ]] || [ "$run/weights.h5" -nt "$work/hosts" ]
-}
+# The trained weights as they are: which file, and of when. mpirun may end with code 0 where it has lost a host (Open
+# MPI's does): trained is what has written weights.
+weights() { stat --format="%i %y" "$run/weights.h5" 2>/dev/null || true; }
+before=$(weights)
 
 restarts=${OWT_MPI_RESTARTS:-0}
 while true; do
@@ -186,18 +187,17 @@ while true; do
     start
     watch_hosts &
     watch=$!
-    # `wait` returns at a signal too; the launcher is waited for until it is gone.
+    # `wait` returns at a signal too, with a code that is none of the launcher's; so the script naps, which Ctrl-C cuts
+    # short, until the launcher is gone. Of a process that has ended the shell remembers the code.
+    while kill -0 "$launcher" 2>/dev/null; do sleep 0.5 || true; done
     code=0
     wait "$launcher" 2>/dev/null || code=$?
-    while kill -0 "$launcher" 2>/dev/null; do
-        code=0
-        wait "$launcher" 2>/dev/null || code=$?
-    done
+    trap "early=yes" USR1 TERM INT
     kill "$watch" 2>/dev/null || true
-    if [ "$code" -eq 0 ] && ! is_trained; then code=1; fi
+    if [ "$code" -eq 0 ] && [ "$(weights)" = "$before" ] && [[ " ${arguments[*]} " != *" --dry-run "* ]]; then code=1; fi
     # Trained; wrong options or data, which would be wrong again; stopped on request.
     case $code in 0 | 2 | 3) exit "$code" ;; esac
-    if [ "$code" -eq 85 ] || [ -n "$asked" ]; then
+    if [ "$code" -eq 85 ] || [ -n "$asked$early" ]; then
         echo "stopped; the same command goes on from the newest checkpoint"
         exit "$code"
     fi

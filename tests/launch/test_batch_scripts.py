@@ -96,8 +96,17 @@ def test_a_preparation_without_its_folders_says_how_it_is_called(tmp_path: Path)
     )  # fmt: skip
 
 
-TRAIN = ("train.sbatch", "runs/one", "--preset", "demo")
-COMMAND = "python -m owt_mpi.train --run-dir runs/one --preset demo --resume auto"
+PYTHON = f"{sys.prefix}/bin/python"
+SRUN = "--mpi=pmix --cpus-per-task=3 --cpu-bind=cores --distribution=block:block --kill-on-bad-exit=1"
+
+
+def train(path: Path, srun: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the batch script of training, with its run in `path`."""
+    return run("train.sbatch", str(path / "run"), "--preset", "demo", *options, path=path, srun=srun, **variables)
+
+
+def command(path: Path) -> str:
+    return f"{PYTHON} -m owt_mpi.train --run-dir {path}/run --preset demo --resume auto"
 
 
 def ending(command: str) -> str:
@@ -105,19 +114,67 @@ def ending(command: str) -> str:
     return f'#!/bin/sh\necho "launched $*"\n{command}\n'
 
 
+def trains(path: Path) -> str:
+    """Return a launcher that prints what it is given and where OpenMP may bind threads, and leaves weights."""
+    return ending(f'echo "places ${{OMP_PLACES-unset}}"; mkdir -p {path}/run; touch {path}/run/weights.h5')
+
+
 @needs_environment
 def test_the_training_is_started_with_its_folder_and_goes_on_from_there(tmp_path: Path):
-    done = run(*TRAIN, path=tmp_path, srun=ending("exit 0"))
+    done = train(tmp_path, trains(tmp_path), OMP_PLACES="cores")
     assert (done.returncode, done.stderr) == (0, "")
-    options = "--mpi=pmix --cpus-per-task=3 --cpu-bind=cores --kill-on-bad-exit=1"
-    assert done.stdout == f"launched {options} {COMMAND}\n"
+    assert done.stdout == f"launched {SRUN} {command(tmp_path)}\nplaces unset\n"
 
 
 @needs_environment
 def test_mpirun_is_the_other_launcher(tmp_path: Path):
     variables = {"OWT_MPI_LAUNCHER": "mpirun", "OWT_MPI_MPIRUN_OPTIONS": "--bind-to core"}
-    done = run(*TRAIN, path=tmp_path, srun=ending("exit 0"), **variables)
-    assert (done.returncode, done.stdout) == (0, f"launched -n 8 --bind-to core {COMMAND}\n")
+    done = train(tmp_path, trains(tmp_path), **variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"launched -n 8 --bind-to core {command(tmp_path)}\n")
+
+
+@needs_environment
+@pytest.mark.parametrize(
+    ("variables", "card"),
+    [
+        ({"SLURM_LOCALID": "0"}, "mlx5_0:1"),
+        ({"SLURM_LOCALID": "3"}, "mlx5_1:1"),
+        ({"MPI_LOCALRANKID": "1", "SLURM_LOCALID": "0"}, "mlx5_1:1"),  # mpirun inside sbatch
+        ({"OMPI_COMM_WORLD_LOCAL_RANK": "1", "SLURM_LOCALID": "0"}, "mlx5_1:1"),
+    ],
+)
+def test_ranks_are_given_network_cards_by_their_numbers_on_the_node(
+    tmp_path: Path, variables: dict[str, str], card: str
+):
+    given = " ".join(f"{name}={value}" for name, value in variables.items())
+    srun = f"""#!/bin/sh
+while [ "${{1#--}}" != "$1" ]; do shift; done
+shell=$1 option=$2 text=$3 name=$4; shift 4
+exec env {given} "$shell" "$option" "$text" "$name" sh -c 'echo "card $UCX_NET_DEVICES for $*"' sh "$@"
+"""
+    done = train(tmp_path, srun, OWT_MPI_NICS="mlx5_0:1 mlx5_1:1")
+    assert done.stdout == f"card {card} for {command(tmp_path)}\n"
+
+
+@needs_environment
+def test_a_launcher_that_ends_well_without_having_trained_has_failed(tmp_path: Path):
+    """As srun does with "task launch failed"."""
+    done = train(tmp_path, ending("exit 0"))
+    assert done.returncode == 1
+    assert "error: the launcher ended with code 0, but nothing was trained; see above" in done.stderr
+
+
+@needs_environment
+def test_weights_of_an_earlier_training_do_not_do(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "weights.h5").touch()
+    assert train(tmp_path, ending("exit 0")).returncode == 1
+
+
+@needs_environment
+def test_a_dry_run_needs_no_weights(tmp_path: Path):
+    assert train(tmp_path, ending("exit 0"), "--dry-run").returncode == 0
 
 
 @needs_environment
@@ -136,7 +193,7 @@ def test_mpirun_is_the_other_launcher(tmp_path: Path):
     ids=["stopped", "failed", "killed", "signalled too early", "signalled", "failed when signalled", "signalled twice"],
 )  # fmt: skip
 def test_a_training_that_was_stopped_is_submitted_again_and_no_other(tmp_path: Path, command: str, again: bool):
-    done = run(*TRAIN, path=tmp_path, srun=ending(command))
+    done = train(tmp_path, ending(command))
     assert done.returncode != 0
     assert ("scontrol requeue 7" in done.stdout) == again, done.stderr
 
@@ -151,5 +208,28 @@ def test_a_training_without_its_folder_says_how_it_is_called(tmp_path: Path, arg
 
 @needs_environment
 def test_an_unknown_launcher_is_refused(tmp_path: Path):
-    done = run(*TRAIN, path=tmp_path, OWT_MPI_LAUNCHER="jsrun")
-    assert (done.returncode, done.stderr) == (2, "error: OWT_MPI_LAUNCHER=jsrun is neither srun nor mpirun\n")
+    """By all three scripts."""
+    refused = (2, "error: OWT_MPI_LAUNCHER=jsrun is neither srun nor mpirun\n")
+    for number, call in enumerate((("train.sbatch", "run"), ("eval.sbatch", "run"), ("prep.sbatch", "images", "out"))):
+        path = tmp_path / str(number)
+        path.mkdir()
+        done = run(*call, path=path, OWT_MPI_LAUNCHER="jsrun")
+        assert (done.returncode, done.stderr) == refused
+
+
+@needs_environment
+@pytest.mark.parametrize(
+    ("variables", "launch"), [({}, SRUN), ({"OWT_MPI_LAUNCHER": "mpirun"}, "-n 8")], ids=["srun", "mpirun"]
+)
+def test_the_evaluation_is_given_its_arguments(tmp_path: Path, variables: dict[str, str], launch: str):
+    done = run("eval.sbatch", "runs/one", "--views", "10", path=tmp_path, srun=ending("exit 3"), **variables)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout == f"launched {launch} {PYTHON} -m owt_mpi.evaluate runs/one --views 10\n"
+
+
+@needs_environment
+@pytest.mark.parametrize("arguments", [(), ("--views", "10")], ids=["nothing", "options"])
+def test_an_evaluation_of_nothing_says_how_it_is_called(tmp_path: Path, arguments: tuple[str, ...]):
+    done = run("eval.sbatch", *arguments, path=tmp_path)
+    usage = "usage: sbatch launch/eval.sbatch CHECKPOINT [options of owt_mpi.evaluate]\n"
+    assert (done.returncode, done.stderr) == (2, usage)
