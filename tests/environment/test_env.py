@@ -92,8 +92,10 @@ def test_a_library_that_talks_does_not_hide_the_answer():
 
 def test_a_library_is_asked_as_if_no_launcher_had_started_this_process(monkeypatch):
     for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "HYDI_CONTROL_FD"):
-        monkeypatch.setenv(name, "3")
-    code = "import os, json; print('owt_mpi says: ' + json.dumps({k: v for k, v in os.environ.items() if v == '3'}))"
+        monkeypatch.setenv(name, "a launcher's")
+    code = """import os, json
+left = {name: value for name, value in os.environ.items() if value == "a launcher's"}
+print('owt_mpi says: ' + json.dumps(left))"""
     assert ask("mpi", [PYTHON, "-c", code]) == {}
 
 
