@@ -43,6 +43,10 @@ def assert_same_weights(first: Path, second: Path, tolerance: float = 0.0) -> No
         np.testing.assert_allclose(values, b[name], rtol=0, atol=tolerance * np.abs(values).max(), err_msg=name)
 
 
+def losses_by_step(records: list[dict]) -> dict[int, float]:
+    return {record["step"]: record["loss"] for record in records if record["kind"] == "train"}
+
+
 @pytest.mark.parametrize("step", [4, 6, 10])
 def test_two_ranks_go_on_to_the_same_bits(mpirun: Run, shards: Path, preset: Path, tmp_path: Path, step: int):
     """Step 4 and 10 are in the middle of an epoch, 6 is at its end."""
@@ -75,6 +79,24 @@ def test_another_number_of_ranks_and_another_scheme_go_on_close_by(
         run_dir = killed_after(whole, tmp_path / name, 5)
         mpirun(ranks, [*TRAIN, *options(shards, preset, run_dir), *scheme, "--resume", "auto"]).check()
         assert_same_weights(whole, run_dir, tolerance=1e-4)
+
+
+def test_losses_of_fewer_ranks_follow_those_of_the_undisturbed_run_over_50_steps(
+    mpirun: Run, shards: Path, preset: Path, tmp_path: Path
+):
+    whole = tmp_path / "whole"
+    given = ["--checkpoint-every", "10", "--keep-checkpoints", "9", "--epochs", "10", "--log-every", "1"]
+    mpirun(4, [*TRAIN, *options(shards, preset, whole), *given, "--scheme", "c"]).check()
+    undisturbed = losses_by_step(records_of(whole))
+    for ranks, scheme in ((2, "d"), (1, "c")):
+        run_dir = killed_after(whole, tmp_path / str(ranks), 10)
+        resumed = [*options(shards, preset, run_dir), *given, "--scheme", scheme, "--resume", "auto"]
+        mpirun(ranks, [*TRAIN, *resumed]).check()
+        records = records_of(run_dir)
+        beginning = next(number for number, record in enumerate(records) if record["kind"] == "resume")
+        followed = losses_by_step(records[beginning:])
+        assert list(followed) == list(range(11, 61))
+        np.testing.assert_allclose(list(followed.values()), [undisturbed[step] for step in followed], rtol=1e-4)
 
 
 def test_a_run_that_is_over_goes_on_to_nothing(shards: Path, preset: Path, tmp_path: Path):
