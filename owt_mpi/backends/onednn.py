@@ -1,4 +1,4 @@
-"""The CPU backend on oneDNN: its convolution, pooling and LRN kernels on plain NHWC float32 arrays.
+"""The CPU backend on oneDNN: its convolutions, matrix products, pooling and LRN on plain NHWC float32 arrays.
 
 Primitives are built once for a geometry and kept, in each Python thread its own: their memory objects and scratchpad
 are in use while they run. So threads may share one backend, as ranks that live in one process do.
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from owt_mpi.backends import onednn_builders as builders
+from owt_mpi.backends import onednn_products as products
 from owt_mpi.backends.base import DropoutMask, Pair, Shape
 from owt_mpi.backends.blocked_sgd import blocked_momentum_sgd
 from owt_mpi.backends.checks import (
@@ -40,9 +41,10 @@ from owt_mpi.backends.onednn_api import (
 )
 from owt_mpi.backends.onednn_builders import Conv, Lrn, Pool
 from owt_mpi.backends.onednn_primitive import Context, Primitive
+from owt_mpi.backends.onednn_products import Linear
 from owt_mpi.backends.reference import ReferenceBackend
 
-_Geometry = Conv | Pool | Lrn | int
+_Geometry = Conv | Linear | Pool | Lrn | int
 
 
 class OneDnnBackend(HostBackend):
@@ -92,6 +94,51 @@ class OneDnnBackend(HostBackend):
             arrays[DIFF_BIAS] = gb
         self._run(builders.conv2d_grad_w, Conv(x.shape, w_shape, gy.shape, stride, pad, with_bias), arrays)
         return gw, gb
+
+    def linear(
+        self,
+        x: np.ndarray,
+        w: np.ndarray,
+        b: np.ndarray | None,
+        relu: bool = False,
+        drop: DropoutMask | None = None,
+    ) -> np.ndarray:
+        """See Backend."""
+        check_dtypes("linear", self.dtypes, x=x, w=w, **({} if b is None else {"b": b}))
+        if 0 in (*x.shape, *w.shape):  # oneDNN leaves the result of a product over nothing as it was
+            return super().linear(x, w, b, relu, drop)
+        check_shape("linear", "x", x, (len(x), w.shape[1]))
+        y = _empty((len(x), len(w)))
+        arrays = {SRC: x, WEIGHTS: w, DST: y}
+        if b is not None:
+            check_shape("linear", "b", b, w.shape[:1])
+            arrays[BIAS] = b
+        self._run(products.linear, Linear(len(x), x.shape[1], len(w), b is not None, relu), arrays)
+        if drop is not None:
+            y *= dropout_factor(y, drop)
+        return y
+
+    def linear_grad_x(self, gy: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """See Backend."""
+        check_dtypes("linear_grad_x", self.dtypes, gy=gy, w=w)
+        if 0 in (*gy.shape, *w.shape):
+            return super().linear_grad_x(gy, w)
+        check_shape("linear_grad_x", "gy", gy, (len(gy), len(w)))
+        gx = _empty((len(gy), w.shape[1]))
+        geometry = Linear(len(gy), w.shape[1], len(w))
+        self._run(products.linear_grad_x, geometry, {DIFF_DST: gy, WEIGHTS: w, DIFF_SRC: gx})
+        return gx
+
+    def linear_grad_w(self, gy: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """See Backend."""
+        check_dtypes("linear_grad_w", self.dtypes, gy=gy, x=x)
+        if 0 in (*gy.shape, *x.shape):
+            return super().linear_grad_w(gy, x)
+        check_shape("linear_grad_w", "gy", gy, (len(x), gy.shape[1]))
+        gw = _empty((gy.shape[1], x.shape[1]))
+        geometry = Linear(len(x), x.shape[1], gy.shape[1])
+        self._run(products.linear_grad_w, geometry, {SRC: x, DIFF_DST: gy, DIFF_WEIGHTS: gw})
+        return gw
 
     def relu(self, x: np.ndarray, drop: DropoutMask | None = None) -> np.ndarray:
         """See Backend."""

@@ -74,6 +74,7 @@ _PROTOTYPES = {
     "post_ops_create": "o",
     "post_ops_append_eltwise": "hiff",
     "memory_desc_create_with_tag": "oidii",
+    "memory_desc_create_with_strides": "oidid",
     "memory_desc_clone": "oh",
     "memory_create": "ohhh",
     "memory_set_data_handle": "hh",
@@ -83,6 +84,10 @@ _PROTOTYPES = {
     "convolution_forward_primitive_desc_create": "ohiihhhhddddh",
     "convolution_backward_data_primitive_desc_create": "ohihhhddddhh",
     "convolution_backward_weights_primitive_desc_create": "ohihhhhddddhh",
+    "matmul_primitive_desc_create": "ohhhhhh",
+    "inner_product_forward_primitive_desc_create": "ohihhhhh",
+    "inner_product_backward_data_primitive_desc_create": "ohhhhhh",
+    "inner_product_backward_weights_primitive_desc_create": "ohhhhhhh",
     "eltwise_forward_primitive_desc_create": "ohiihhffh",
     "eltwise_backward_primitive_desc_create": "ohihhhffhh",
     "pooling_forward_primitive_desc_create": "ohiihhdddddh",
@@ -153,6 +158,11 @@ class Library:
     def descriptor(self, shape: Shape, tag: int) -> Handle:
         """Return a float32 memory descriptor of the logical `shape`."""
         return self.create("memory_desc_create_with_tag", len(shape), sizes(shape), _FLOAT32, tag)
+
+    def strided_descriptor(self, shape: Shape, strides: Shape) -> Handle:
+        """Return a float32 memory descriptor of the logical `shape`, whose steps in memory are `strides` elements."""
+        creator = "memory_desc_create_with_strides"
+        return self.create(creator, len(shape), sizes(shape), _FLOAT32, sizes(strides))
 
     def argument_descriptor(self, primitive_desc: Handle, argument: int) -> Handle:
         """Return the descriptor that a primitive wants for an argument (of size 0 where it does not take it)."""

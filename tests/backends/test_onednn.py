@@ -46,6 +46,15 @@ def run_in_threads(num_threads, work):
         raise errors[0]
 
 
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(0, 4, 3), (2, 0, 3), (2, 4, 0)])
+def test_products_over_nothing_are_zeros(onednn, rows, inputs, outputs):
+    x, w, gy = (np.ones(shape, np.float32) for shape in ((rows, inputs), (outputs, inputs), (rows, outputs)))
+    for product in (onednn.linear(x, w, None), onednn.linear_grad_x(gy, w), onednn.linear_grad_w(gy, x)):
+        assert not product.any()
+    bias = np.arange(outputs, dtype=np.float32)
+    np.testing.assert_array_equal(onednn.linear(x, w, bias), np.broadcast_to(bias, (rows, outputs)))
+
+
 def test_threads_share_a_backend(onednn):
     """Each thread takes the table from another place on, so that equal and different geometries meet."""
 
