@@ -7,7 +7,7 @@ from owt_mpi.backends.cuda import CudaBackend
 from owt_mpi.backends.cuda_device import CudaDevice
 from owt_mpi.backends.cuda_finding import NoGpuError, load_cupy
 from owt_mpi.backends.cudnn import find_cudnn
-from owt_mpi.backends.onednn import OneDnnBackend
+from owt_mpi.backends.onednn_operations import OneDnnOperations
 from owt_mpi.backends.processor import processor_name
 from owt_mpi.backends.reference import ReferenceBackend
 from owt_mpi.backends.threads import usable_cores
@@ -56,6 +56,6 @@ def convolution_ways(backend: Backend, local_rank: int = 0) -> dict[str, Backend
             return {"cuDNN": backend, products: CudaBackend(local_rank, cudnn=None, tf32=backend.tf32)}
         return {products: backend}
     products = "NumPy's products"
-    if isinstance(backend, OneDnnBackend):
+    if isinstance(backend, OneDnnOperations):
         return {"oneDNN": backend, products: ReferenceBackend()}
     return {products: backend}

@@ -25,9 +25,10 @@ DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS = 129, 145, 161, 169
 # dnnl_format_tag_t; logical dimensions are always (n, c, h, w), and acdb stores them as n, h, w, c
 TAG_ANY, TAG_VECTOR, TAG_CHANNELS_LAST = 1, 2, 22
 
+BFLOAT16, FLOAT32 = 2, 3  # dnnl_data_type_t
 STREAM_IN_ORDER = 1  # dnnl_stream_flags_t
 
-_ENGINE_CPU, _FLOAT32, _SCRATCHPAD_USER, _QUERY_EXEC_ARG_MD = 1, 3, 1, 255
+_ENGINE_CPU, _SCRATCHPAD_USER, _QUERY_EXEC_ARG_MD = 1, 1, 255
 _STATUS_NAMES = {
     1: "out of memory",
     2: "invalid arguments",
@@ -37,7 +38,8 @@ _STATUS_NAMES = {
     6: "not required",
 }
 # dnnl_get_effective_cpu_isa is a set of bits: the first of these that is contained names it
-_ISA_NAMES = {0x27: "AVX-512", 0x7: "AVX2", 0x3: "AVX", 0x1: "SSE4.1"}
+_ISA_WITH_BFLOAT16 = 0xE7
+_ISA_NAMES = {_ISA_WITH_BFLOAT16: "AVX-512 with bfloat16", 0x27: "AVX-512", 0x7: "AVX2", 0x3: "AVX", 0x1: "SSE4.1"}
 
 _Dims = c_int64 * 12
 
@@ -136,6 +138,8 @@ class Library:
         self.version = f"{version.major}.{version.minor}.{version.patch}"
         isa = self._function("get_effective_cpu_isa", "", c_int)()
         self.isa = next((name for bits, name in _ISA_NAMES.items() if isa & bits == bits), "baseline")
+        self.has_avx512 = self.isa.startswith("AVX-512")
+        self.multiplies_bfloat16 = isa & _ISA_WITH_BFLOAT16 == _ISA_WITH_BFLOAT16
         self.engine = self.create("engine_create", _ENGINE_CPU, 0)
         self.attributes = self._new_attributes()
         self.attributes_with_relu = self._new_attributes()
@@ -155,14 +159,14 @@ class Library:
         self.call(name, ctypes.byref(pointer), *arguments)
         return Handle(pointer, getattr(self._c, f"dnnl_{_destroyer(name)}"), arguments)
 
-    def descriptor(self, shape: Shape, tag: int) -> Handle:
-        """Return a float32 memory descriptor of the logical `shape`."""
-        return self.create("memory_desc_create_with_tag", len(shape), sizes(shape), _FLOAT32, tag)
+    def descriptor(self, shape: Shape, tag: int, data_type: int) -> Handle:
+        """Return a memory descriptor of the logical `shape`."""
+        return self.create("memory_desc_create_with_tag", len(shape), sizes(shape), data_type, tag)
 
-    def strided_descriptor(self, shape: Shape, strides: Shape) -> Handle:
-        """Return a float32 memory descriptor of the logical `shape`, whose steps in memory are `strides` elements."""
+    def strided_descriptor(self, shape: Shape, strides: Shape, data_type: int) -> Handle:
+        """Return a memory descriptor of the logical `shape`, whose steps in memory are `strides` elements."""
         creator = "memory_desc_create_with_strides"
-        return self.create(creator, len(shape), sizes(shape), _FLOAT32, sizes(strides))
+        return self.create(creator, len(shape), sizes(shape), data_type, sizes(strides))
 
     def argument_descriptor(self, primitive_desc: Handle, argument: int) -> Handle:
         """Return the descriptor that a primitive wants for an argument (of size 0 where it does not take it)."""

@@ -94,13 +94,13 @@ def conv2d_grad_w(context: Context, geometry: Conv) -> Primitive:
 
 def relu(context: Context, num_elements: int) -> Primitive:
     """Arguments: SRC, DST."""
-    x = context.library.descriptor((num_elements,), api.TAG_VECTOR)
+    x = context.descriptor((num_elements,), api.TAG_VECTOR)
     return Primitive(context, _relu_desc(context, x, api.ELTWISE_RELU), {api.SRC: x}, {api.DST: x})
 
 
 def relu_grad(context: Context, num_elements: int) -> Primitive:
     """Arguments: DIFF_DST, DST (the result of relu), DIFF_SRC."""
-    library, y = context.library, context.library.descriptor((num_elements,), api.TAG_VECTOR)
+    library, y = context.library, context.descriptor((num_elements,), api.TAG_VECTOR)
     primitive_desc = library.create(
         "eltwise_backward_primitive_desc_create",
         library.engine,
@@ -171,19 +171,19 @@ def lrn_grad(context: Context, geometry: Lrn) -> Primitive:
 def _images(context: Context, shape: Shape) -> Handle:
     """Return the layout of an array of that (n, h, w, c) or (c_out, kh, kw, c_in) shape."""
     n, h, w, c = shape
-    return context.library.descriptor((n, c, h, w), api.TAG_CHANNELS_LAST)
+    return context.descriptor((n, c, h, w), api.TAG_CHANNELS_LAST)
 
 
 def _any_weights(context: Context, geometry: Conv) -> Handle:
     """Return the layout that lets the primitive choose: 2.3 times as fast as with the weights as they lie."""
     c_out, kh, kw, c_in = geometry.w
-    return context.library.descriptor((c_out, c_in, kh, kw), api.TAG_ANY)
+    return context.descriptor((c_out, c_in, kh, kw), api.TAG_ANY)
 
 
 def _conv_layouts(context: Context, geometry: Conv) -> tuple[Handle, Handle, Handle, Handle | None]:
     """Return the layouts of the caller's x, w, y and b."""
     x, w, y = (_images(context, shape) for shape in (geometry.x, geometry.w, geometry.y))
-    return x, w, y, context.library.descriptor(geometry.w[:1], api.TAG_VECTOR) if geometry.bias else None
+    return x, w, y, context.descriptor(geometry.w[:1], api.TAG_VECTOR) if geometry.bias else None
 
 
 def _conv_windows(geometry: Conv) -> tuple[object, ...]:

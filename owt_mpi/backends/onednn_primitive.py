@@ -6,18 +6,26 @@ from typing import Any
 
 import numpy as np
 
-from owt_mpi.backends.onednn_api import DST, SCRATCHPAD, SRC, STREAM_IN_ORDER, ExecArg, Handle, Library
+from owt_mpi.backends.base import Shape
+from owt_mpi.backends.onednn_api import DST, FLOAT32, SCRATCHPAD, SRC, STREAM_IN_ORDER, ExecArg, Handle, Library
 
 _ALIGNMENT = 64  # bytes: a cache line, and an AVX-512 register
 
 
 class Context:
-    """What the primitives of one thread share: the stream they run on and the scratchpad that each uses in turn."""
+    """What the primitives of one thread share: the stream they run on and the scratchpad that each uses in turn.
 
-    def __init__(self, library: Library) -> None:
-        self.library = library
+    Their arrays hold numbers of `data_type`, one of the library's.
+    """
+
+    def __init__(self, library: Library, data_type: int = FLOAT32) -> None:
+        self.library, self.data_type = library, data_type
         self.stream = library.create("stream_create", library.engine, STREAM_IN_ORDER)
         self.scratchpad = aligned_bytes(0)
+
+    def descriptor(self, shape: Shape, tag: int) -> Handle:
+        """Return the layout of an array of the logical `shape`."""
+        return self.library.descriptor(shape, tag, self.data_type)
 
     def reserve(self, num_bytes: int) -> None:
         """Make the scratchpad at least that large."""

@@ -15,14 +15,17 @@ class Linear(NamedTuple):
     outputs: int
     bias: bool = False
     relu: bool = False  # of the result, in the forward direction
+    wide: bool = False  # the forward direction's result is float32, whatever the operands are
 
 
 def linear(context: Context, geometry: Linear) -> Primitive:
     """Arguments: SRC, WEIGHTS, DST and, with a bias, BIAS. A matmul: it takes w', as it lies, faster than others."""
-    library, (rows, num_inputs, num_outputs, bias, rectifies) = context.library, geometry
-    x, y = _matrix(context, rows, num_inputs), _matrix(context, rows, num_outputs)
-    w = library.strided_descriptor((num_inputs, num_outputs), (1, num_inputs))
+    library, (rows, num_inputs, num_outputs, bias, rectifies, wide) = context.library, geometry
+    x = _matrix(context, rows, num_inputs)
+    w = library.strided_descriptor((num_inputs, num_outputs), (1, num_inputs), context.data_type)
     b = _matrix(context, 1, num_outputs) if bias else None
+    result_type = api.FLOAT32 if wide else context.data_type
+    y = library.strided_descriptor((rows, num_outputs), (num_outputs, 1), result_type)
     attributes = library.attributes_with_relu if rectifies else library.attributes
     inputs = {api.SRC: x, api.WEIGHTS: w}
     if b is not None:
@@ -51,7 +54,7 @@ def linear_grad_w(context: Context, geometry: Linear) -> Primitive:
 
 def _matrix(context: Context, rows: int, columns: int) -> Handle:
     """Return the layout of a C-contiguous matrix."""
-    return context.library.strided_descriptor((rows, columns), (columns, 1))
+    return context.library.strided_descriptor((rows, columns), (columns, 1), context.data_type)
 
 
 def _linear_layouts(context: Context, geometry: Linear) -> tuple[Handle, Handle, Handle]:

@@ -11,7 +11,7 @@ from owt_mpi.backends.cuda_finding import NoGpuError
 from owt_mpi.backends.cudnn import CudnnOptions
 from owt_mpi.backends.half import HalfBackend
 from owt_mpi.backends.memory import keep_freed_memory
-from owt_mpi.backends.onednn import OneDnnBackend
+from owt_mpi.backends.onednn import OneDnnBackend, OneDnnBfloat16Backend
 from owt_mpi.backends.onednn_api import LIBRARY_VARIABLE
 from owt_mpi.backends.precision import HALF_DTYPES, is_half
 from owt_mpi.backends.reference import ReferenceBackend
@@ -26,7 +26,7 @@ _GET_ONEDNN = (
 
 COMPUTES = {
     "cuda": CudaBackend.dtypes,
-    "onednn": OneDnnBackend.dtypes,
+    "onednn": (np.dtype(np.float32), *HALF_DTYPES[1:]),
     "reference": (*ReferenceBackend.dtypes, *HALF_DTYPES),
 }
 
@@ -42,12 +42,12 @@ def select_backend(
     """Return the backend for `choice` (one of CHOICES) and one line that says what was chosen and why.
 
     auto is CUDA where there is a GPU and `dtype` is not float64, else oneDNN where that is installed and `dtype` is
-    float32, else the reference. `tf32` lets CUDA multiply float32 numbers in TF32; nothing else can. Of several GPUs
-    the rank numbered `local_rank` on its node gets its own. ValueError if what was asked for cannot be had, if there
-    are GPUs but too few, or if they are too old for the precision; a library that the user names in OWT_MPI_LIBDNNL
-    counts as asked for. With `on_host` auto looks for no GPU. Where options `cudnn` are for nothing, without a GPU, the
-    line says so. From now on the process keeps freed memory: what computes on the host, or is staged there, is made in
-    it.
+    float32, or bfloat16 on a processor that multiplies it, else the reference. `tf32` lets CUDA multiply float32
+    numbers in TF32; nothing else can. Of several GPUs the rank numbered `local_rank` on its node gets its own.
+    ValueError if what was asked for cannot be had, if there are GPUs but too few, or if they are too old for the
+    precision; a library that the user names in OWT_MPI_LIBDNNL counts as asked for. With `on_host` auto looks for no
+    GPU. Where options `cudnn` are for nothing, without a GPU, the line says so. From now on the process keeps freed
+    memory: what computes on the host, or is staged there, is made in it.
     """
     backend, reason = _select(choice, dtype, local_rank, cudnn, tf32, on_host)
     idle = backend.name != "cuda" and cudnn != _CUDNN_DEFAULTS
@@ -76,16 +76,27 @@ def _select(
             if tf32:
                 raise ValueError(f"--precision tf32 needs a GPU, but {error}; or use --precision fp32") from error
             why = f"auto: no CUDA, as {error.reason}"
-    if wanted not in OneDnnBackend.dtypes:
+    return _select_on_host(choice, wanted, why)
+
+
+def _select_on_host(choice: str, wanted: np.dtype[Any], why: str) -> tuple[Backend, str]:
+    """Return oneDNN, or the reference, where there is no GPU for the reason `why`."""
+    if wanted not in COMPUTES["onednn"]:
         return _reference(wanted), f"reference ({why}, and of CPU backends only NumPy computes in {wanted})"
     try:
         backend = OneDnnBackend()
     except OSError as error:
         if choice == "onednn" or os.environ.get(LIBRARY_VARIABLE):
             raise ValueError(f"backend 'onednn' does not load: {error}; {_GET_ONEDNN}") from error
-        return ReferenceBackend(), f"reference (auto: slow, as oneDNN does not load: {error}; {_GET_ONEDNN})"
+        return _reference(wanted), f"reference (auto: slow, as oneDNN does not load: {error}; {_GET_ONEDNN})"
     library = backend.library
-    return backend, f"onednn ({why}; libdnnl {library.version} from {library.path}, {library.isa})"
+    if is_half(wanted) and not library.multiplies_bfloat16:
+        lacking = f"this processor ({library.isa}) does not multiply bfloat16 numbers"
+        if choice == "onednn":
+            raise ValueError(f"backend 'onednn' cannot compute in bfloat16: {lacking}; use --precision fp32")
+        return _reference(wanted), f"reference ({why}; slow, as {lacking}; --precision fp32 is faster)"
+    chosen = OneDnnBfloat16Backend(backend, wanted) if is_half(wanted) else backend
+    return chosen, f"onednn ({why}; libdnnl {library.version} from {library.path}, {library.isa})"
 
 
 def _reference(dtype: np.dtype[Any]) -> Backend:

@@ -11,7 +11,7 @@ from threadpoolctl import ThreadpoolController
 from owt_mpi.backends.base import Backend
 from owt_mpi.backends.cuda import CudaBackend
 from owt_mpi.backends.half import HalfBackend
-from owt_mpi.backends.onednn import OneDnnBackend
+from owt_mpi.backends.onednn import OneDnnBackend, OneDnnBfloat16Backend
 from owt_mpi.backends.onednn_api import find_library
 from owt_mpi.backends.precision import HALF_DTYPES
 from owt_mpi.backends.reference import ReferenceBackend
@@ -35,6 +35,14 @@ CONFIGURATIONS = [
     pytest.param((cuda_backend, np.float32), id="cuda-float32"),
 ]
 
+
+def onednn_bfloat16_backend() -> OneDnnBfloat16Backend:
+    """Return a backend, or skip the test where the library or the processor's instructions are missing."""
+    if not (inner := onednn_backend()).library.multiplies_bfloat16:
+        pytest.skip(f"this processor ({inner.library.isa}) does not multiply bfloat16 numbers")
+    return OneDnnBfloat16Backend(inner, HALF_DTYPES[1])
+
+
 HALF_CONFIGURATIONS = [
     pytest.param((open_backend, dtype), id=f"{name}-{dtype}")
     for dtype in HALF_DTYPES
@@ -42,6 +50,10 @@ HALF_CONFIGURATIONS = [
         ("reference", lambda: nullcontext(HalfBackend(ReferenceBackend()))),
         ("cuda", cuda_backend),
     )
+]
+HALF_CONFIGURATIONS += [
+    pytest.param((lambda: nullcontext(onednn_bfloat16_backend()), dtype), id=f"onednn-{dtype}")
+    for dtype in HALF_DTYPES[1:]
 ]
 
 

@@ -1,5 +1,7 @@
 """What is asked for is what one gets, or an error with the way out; auto says what it took."""
 
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -14,6 +16,9 @@ from owt_mpi.backends.precision import HALF_DTYPES
 from owt_mpi.backends.select import select_backend
 from tests.cuda_backend import cuda_backend
 from tests.fake_cupy import Machine
+from tests.mpi_run import REPO_ROOT
+
+needs_bfloat16 = pytest.mark.skipif(len(HALF_DTYPES) == 1, reason="ml_dtypes is not installed")
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +53,38 @@ def test_auto_takes_the_reference_for_halves_without_a_gpu():
     assert reason == (
         "reference (auto: no CUDA, as CuPy is not installed, and of CPU backends only NumPy computes in float16)"
     )
+
+
+@needs_bfloat16
+def test_auto_takes_onednn_for_bfloat16_where_the_processor_multiplies_it(onednn):
+    if not onednn.library.multiplies_bfloat16:
+        pytest.skip(f"this processor ({onednn.library.isa}) does not")
+    backend, reason = select_backend("auto", HALF_DTYPES[1])
+    assert (backend.name, backend.dtypes) == ("onednn", HALF_DTYPES[1:])
+    assert reason.endswith("AVX-512 with bfloat16)")
+
+
+@needs_bfloat16
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ("auto", "reference (auto: on the host; slow, as this processor (AVX2) does not multiply bfloat16 numbers; "),
+        ("onednn", "'onednn' cannot compute in bfloat16: this processor (AVX2) does not multiply bfloat16 numbers; "),
+    ],
+)
+def test_bfloat16_is_not_multiplied_without_instructions_for_it(onednn, choice, said):
+    code = (
+        "import numpy as np\n"
+        "from owt_mpi.backends.precision import HALF_DTYPES\n"
+        "from owt_mpi.backends.select import select_backend\n"
+        f"print(select_backend({choice!r}, HALF_DTYPES[1], on_host=True)[1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO_ROOT, capture_output=True, text=True, check=False, timeout=60,
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    )  # fmt: skip
+    assert said in done.stdout + done.stderr
+    assert done.returncode == (0 if choice == "auto" else 1)
 
 
 def test_a_gpu_computes_in_halves():
@@ -150,9 +187,9 @@ def test_what_is_asked_for_is_taken(onednn):
     [
         ("cuda", "float32", "'cuda' cannot be had: CuPy is not installed; get it with pip install 'owt_mpi.gpu.'"),
         ("cuda", "float64", "'cuda' computes in float32, .*not float64; use float32, or backend 'reference'"),
-        ("onednn", "float16", "computes in float32, not float16; use float32, or backend 'cuda' or 'reference'"),
+        ("onednn", "float16", "computes in float32.*, not float16; use float32, or backend 'cuda' or 'reference'"),
         ("gpu", "float32", "'gpu' is unknown; choose auto"),
-        ("onednn", "float64", "computes in float32, not float64; use float32, or backend 'reference'"),
+        ("onednn", "float64", "computes in float32.*, not float64; use float32, or backend 'reference'"),
         ("auto", "int32", "dtype int32 is not computed by any backend; use float32"),
     ],
 )
