@@ -29,7 +29,7 @@ class BenchOptions:
     """What computes."""
     precision: tuple[Precision, ...] = ("fp32",)
     """What to compute in, one after the other: some of fp32, tf32 (a GPU alone), bf16, fp16; see python -m
-    owt_mpi.train --help. Without a GPU halves are NumPy's, which says what is right and not how fast."""
+    owt_mpi.train --help. Without a GPU fp16 is NumPy's, which says what is right and not how fast."""
     measure: tuple[Part, ...] = PARTS
     """What to measure: some of conformance, convolutions, step, schemes. All but the last are of the first rank, while
     the others wait."""
