@@ -9,6 +9,7 @@ from pathlib import Path
 
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.ledger import Flow, Flows, Ledger, add_flows, flow_rows
+from owt_mpi.disk import write_whole
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def write_wire(path: Path, world: Communicator, accounts: Accounts) -> list[str]
     ranks = world.all_gather_object(accounts.flows)
     if world.rank == 0:
         content = {"steps": accounts.num_steps, "ranks": [flow_rows(flows) for flows in ranks]}
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
     return wire_lines(ranks, accounts.num_steps)
 
 

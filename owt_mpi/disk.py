@@ -5,6 +5,8 @@ import os
 import stat
 from pathlib import Path
 
+_LONGEST_NAME = 255  # bytes: of Linux
+
 
 def sync_file(path: Path) -> None:
     """Bring the content of a file to the disk."""
@@ -20,6 +22,19 @@ def sync_folder(folder: Path) -> None:
     sync_file(folder)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file and bring it to the disk, whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        sync_file(temporary)
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
 def open_regular(path: Path) -> int:
     """Return a regular file, opened to be read. ValueError, to go on from its name, if it is a pipe or a device.
 
@@ -30,6 +45,11 @@ def open_regular(path: Path) -> int:
         os.close(descriptor)
         raise ValueError("is no regular file")
     return descriptor
+
+
+def is_plain_name(name: str) -> bool:
+    """Return whether a text can be the name of a file in its folder, and be printed in a line."""
+    return Path(name).name == name and name.isprintable() and len(name.encode()) <= _LONGEST_NAME
 
 
 def sha256_of(path: Path) -> str:

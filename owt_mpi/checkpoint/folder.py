@@ -49,7 +49,7 @@ def finish(unfinished: Path, is_best: bool) -> Path:
 def remove_old(folder: Path, keep: int) -> None:
     """Remove all checkpoints but the newest `keep`, and the best."""
     best = folder / BEST
-    kept = best.resolve().name if best.is_symlink() else None
+    kept = best.readlink().name if best.is_symlink() else None
     for path in checkpoints_in(folder)[keep:]:
         if path.name != kept:
             going = folder / f"{_UNFINISHED}old-{path.name}"

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from owt_mpi.disk import sha256_of, sync_file
+from owt_mpi.disk import is_plain_name, sha256_of, sync_file
 from owt_mpi.input_file import read_json, short, table, text, whole
 
 FORMAT_NAME = "owt_mpi.checkpoint"
@@ -125,7 +125,7 @@ def finished_entry(path: Path) -> FileEntry:
 def check_file(folder: Path, name: str, entry: FileEntry) -> None:
     """Raise CheckpointError unless the file `name` is what the manifest says of it."""
     path = folder / name
-    if Path(name).name != name or not name.isprintable():
+    if not is_plain_name(name):
         raise CheckpointError(f"{folder / MANIFEST_NAME} names {short(name)}, which is not in its own folder")
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; copy the whole folder, or take another checkpoint")

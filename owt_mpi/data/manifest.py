@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from owt_mpi.comm.guard import DATA_ERROR
-from owt_mpi.disk import sync_file, sync_folder
+from owt_mpi.disk import is_plain_name, write_whole
 from owt_mpi.input_file import listed, number, read_json, short, table, text, whole
 
 FORMAT_NAME = "owt_mpi.shards"
@@ -192,7 +192,7 @@ class Manifest:
             raise DataError(f"{path} says that raw images differ in size, but they have one; {REBUILD}")
         files = [shard.file for split in self.splits.values() for shard in split.shards]
         for file in [*files, *filter(None, [self.mean_image])]:
-            if Path(file).name != file or not file.isprintable():
+            if not is_plain_name(file):
                 raise DataError(f"{path} names the file {short(file)}, which is not in its own folder; {REBUILD}")
         for name, split in self.splits.items():
             total = sum(shard.count for shard in split.shards)
@@ -212,19 +212,6 @@ def check_version(path: Path, version: object) -> None:
             f"{path} has format version {short(version)}, this program reads {FORMAT_VERSION}; {REBUILD} with "
             "--overwrite"
         )
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file and bring it to the disk, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        sync_file(temporary)
-        temporary.rename(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
 
 
 def _split_from_json(split: dict[str, Any], name: str) -> SplitEntry:

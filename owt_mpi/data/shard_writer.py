@@ -21,13 +21,12 @@ from owt_mpi.data.manifest import (
     ImageShape,
     OddFile,
     ShardEntry,
-    write_whole,
 )
 from owt_mpi.data.pixel_sums import PixelSums
 from owt_mpi.data.shard_file import COUNT_DTYPE, IMAGE_DTYPE, LABEL_DTYPE, SIZE_DTYPE
 from owt_mpi.data.shard_format import MEAN_IMAGE, shard_name
 from owt_mpi.data.shard_record import write_odd_files
-from owt_mpi.disk import sha256_of, sync_file, sync_folder
+from owt_mpi.disk import sha256_of, sync_file, sync_folder, write_whole
 from owt_mpi.plain_hdf5.reader import LIBVER
 
 _COPY_BYTES = 1 << 22

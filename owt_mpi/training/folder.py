@@ -12,6 +12,7 @@ from typing import Any
 
 from owt_mpi.comm.base import Communicator
 from owt_mpi.config import Config
+from owt_mpi.disk import write_whole
 from owt_mpi.environment.software import basics
 from owt_mpi.preset_files import preset_names, to_toml
 
@@ -57,10 +58,10 @@ def _new_run_dir(config: Config) -> Path:
 def write_description(run_dir: Path, config: Config, facts: dict[str, str]) -> None:
     """Write the options, as a preset for another run, and what the run runs on."""
     again = replace(config, run=replace(config.run, run_dir="", resume="none"))
-    (run_dir / "config.toml").write_text(to_toml(again), encoding="utf-8")
+    write_whole(run_dir / "config.toml", to_toml(again).encode())
     environment: dict[str, Any] = {
         **basics(),
         "command": sys.argv,
         **facts,
     }
-    (run_dir / "environment.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+    write_whole(run_dir / "environment.json", (json.dumps(environment, indent=2) + "\n").encode())

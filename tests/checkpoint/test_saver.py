@@ -73,6 +73,12 @@ def test_the_newest_and_the_best_are_kept_and_pointed_to(tmp_path):
     }  # fmt: skip
 
 
+def test_a_link_to_itself_in_the_place_of_best_is_passed_over(tmp_path):
+    (tmp_path / "best").symlink_to("best")
+    assert save_steps(tmp_path, [1, 2, 3], keep=2) == ([], 3)
+    assert [path.name for path in checkpoints_in(tmp_path)] == ["step-000000003", "step-000000002"]
+
+
 def test_a_step_that_is_reached_again_replaces_its_checkpoint(tmp_path):
     save_steps(tmp_path, [1, 2], num_ranks=2)
     save_steps(tmp_path, [2], num_ranks=1)
@@ -207,12 +213,13 @@ def test_a_manifest_of_nonsense_is_refused_in_one_line(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
-def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path):
+@pytest.mark.parametrize(("name", "said"), [("../other", r"'\.\./other'"), ("a" * 3000, r"'a+\.\.\.a+'")])
+def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path, name, said):
     save_steps(tmp_path, [1])
     manifest = CheckpointManifest.read(tmp_path / "latest")
-    manifest.files["../other"] = manifest.files["checkpoint.h5"]
+    manifest.files[name] = manifest.files["checkpoint.h5"]
     manifest.write(tmp_path / "latest")
-    with pytest.raises(CheckpointError, match=r"names '\.\./other', which is not in its own folder"):
+    with pytest.raises(CheckpointError, match=f"names {said}, which is not in its own folder"):
         verify(tmp_path / "latest")
 
 

@@ -178,6 +178,7 @@ def test_other_number_of_images_than_the_manifest_says_is_an_error(folder: Path)
         (lambda m: m["splits"]["train"]["shards"][0].update(count=10**400), "count is 1000000.*, and not a whole"),
         (lambda m: m["splits"]["train"]["shards"][0].update(count=0), "count is 0, and not a whole number from 1"),
         (lambda m: m["splits"]["train"]["shards"][0].update(file="a\0b"), "not in its own folder"),
+        (lambda m: m["splits"]["train"]["shards"][0].update(file="a" * 3000), "not in its own folder"),
         (lambda m: m["splits"]["train"].update(shards=[]), "split 'train' has 0 shards"),
         (lambda m: m["splits"].update({"../x": m["splits"]["val"]}), "split '../x' has 2 shards, or is called as none"),
         (lambda m: m["splits"].pop("train"), "no training images"),
