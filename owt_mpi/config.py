@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 from owt_mpi.data_options import DataOptions
+from owt_mpi.input_file import short
 from owt_mpi.parallel_options import ParallelOptions, check_parallel
 
 
@@ -218,5 +219,5 @@ def _check_choices(config: Config) -> None:
             value, choices = getattr(section, option.name), get_args(option.type)
             if get_origin(option.type) is Literal and value not in choices:
                 raise ValueError(
-                    f"--{option.name.replace('_', '-')} is {value!r}; choose one of {', '.join(map(str, choices))}"
+                    f"--{option.name.replace('_', '-')} is {short(value)}; choose one of {', '.join(map(str, choices))}"
                 )

@@ -48,7 +48,10 @@ def read_json(path: Path, most_bytes: int) -> Any:
 
 def short(value: object) -> str:
     """Return what Python writes for a value, cut short, for messages."""
-    return _SHORT.repr(value)
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # of whole numbers with more digits than Python writes
+        return "a number of very many digits"
 
 
 def printable(value: object) -> str:

@@ -10,6 +10,7 @@ import tyro
 
 from owt_mpi.comm.guard import DATA_ERROR, CollectiveExit, run_command
 from owt_mpi.command_line import parse_options, usage_errors
+from owt_mpi.input_file import printable
 from owt_mpi.seeing.csv_file import write_csv
 from owt_mpi.seeing.page import page, sections_of, tables
 from owt_mpi.seeing.run_folder import read_runs
@@ -73,9 +74,9 @@ def main() -> int:
     except (ValueError, OSError) as error:
         raise CollectiveExit(DATA_ERROR, f"error: {error}") from None
     for run in runs:
-        print(f"{run.name}: {run.state}")
+        print(printable(f"{run.name}: {run.state}"))
         for part, problem in run.problems.items():
-            print(f"  {part}: {problem}")
+            print(printable(f"  {part}: {problem}"))
     print(f"page in {options.page_file} ({options.page_file.stat().st_size / 1e3:,.0f} kB)")
     return 0
 

@@ -51,6 +51,10 @@ def test_pipes_devices_and_folders_are_not_read(tmp_path: Path) -> None:
         read_text(tmp_path / "missing", 100)
 
 
+def test_values_of_any_size_are_said_in_short() -> None:
+    assert [len(short(value)) < 80 for value in ("a" * 1000, 16**6000, list(range(1000)), 10**400)] == [True] * 4
+
+
 def test_values_of_the_right_type_are_returned() -> None:
     assert (whole(3, "n"), whole(-1, "n", -1), number(2, "x"), number(-1e308, "x")) == (3, -1, 2.0, -1e308)
     assert (truth(False, "b"), text("ä\n", "t"), listed([], "l"), table({}, "t")) == (False, "ä\n", [], {})

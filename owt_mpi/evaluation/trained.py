@@ -102,10 +102,7 @@ def facts_of_data(folder: str) -> DataFacts:
 def _of_checkpoint(path: Path) -> Trained:
     manifest = CheckpointManifest.read(path)
     config = config_from(manifest.config, f"{path}: its configuration")
-    try:
-        config.check()
-    except ValueError as error:
-        raise ValueError(f"{path}: its configuration is unsound: {error}") from error
+    _check(config, path)
     facts = DataFacts.from_json(manifest.data_set, str(path)) if manifest.data_set else None
     known = manifest.state.get("global_batch")
     batch = known if isinstance(known, int) else _batch_of(config)
@@ -124,11 +121,20 @@ def _of_weights(path: Path) -> Trained:
     if not options.is_file():
         raise ValueError(f"{path}: its run's config.toml is not beside it; name the file in the run's own folder")
     config = load_preset(str(options))
+    _check(config, path)
     try:
         facts = facts_of_data(config.data.data)
     except DataError:
         facts = None
     return Trained(path, "a run's weights", config, facts, _batch_of(config), lambda _: opened_weights(path))
+
+
+def _check(config: Config, path: Path) -> None:
+    """Raise ValueError where options, which a file may say, cannot be."""
+    try:
+        config.check()
+    except ValueError as error:
+        raise ValueError(f"{path}: its configuration is unsound: {error}") from error
 
 
 def _batch_of(config: Config) -> int:

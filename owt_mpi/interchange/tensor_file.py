@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from owt_mpi.backends.base import Shape
-from owt_mpi.disk import sync_file
+from owt_mpi.disk import open_regular, sync_file
 
 SUFFIX = ".safetensors"
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -112,8 +112,8 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
 
 
 def _check_header_size(path: Path) -> None:
-    """Raise InterchangeError if reading the header would take much memory."""
-    with path.open("rb") as file:
+    """Raise InterchangeError if reading the header would take much memory, ValueError if it is no regular file."""
+    with open(open_regular(path), "rb") as file:
         begin = file.read(8)
     size = struct.unpack("<Q", begin)[0] if len(begin) == 8 else 0
     if size > _LARGEST_HEADER:

@@ -13,6 +13,7 @@ from typing import Any
 
 from owt_mpi.accounts import Times
 from owt_mpi.comm.ledger import Flow, FlowKey, Flows
+from owt_mpi.disk import open_regular
 
 _LARGEST = 1e300  # inf, which is no number to show, is above it
 _TIMES = ("steps", "exchange_wait", "data_wait")
@@ -91,7 +92,7 @@ class Metrics:
 
 
 def read_metrics(file: Path) -> Metrics:
-    """Return what `file` says. OSError if it cannot be read."""
+    """Return what `file` says. OSError if it cannot be read, ValueError if it is no file of lines."""
     metrics, before = Metrics(), 0.0
     limits = _limits(file)  # of each start the last step that holds of it
     limit = next(limits, inf)
@@ -119,8 +120,10 @@ def _limits(file: Path) -> Iterator[float]:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    with file.open(encoding="utf-8", errors="replace") as opened:
+    with open(open_regular(file), encoding="utf-8", errors="replace") as opened:
         while line := opened.readline(_LONGEST_LINE):
+            if len(line) == _LONGEST_LINE:
+                raise ValueError(f"it has a line of {_LONGEST_LINE} characters or more")
             if line.strip():
                 yield line
 

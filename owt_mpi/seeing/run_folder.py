@@ -1,6 +1,7 @@
 """The folder of a run, read as far as it can be: what is missing or damaged is said, and is no error."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +11,14 @@ from typing import Any, TypeVar
 
 from owt_mpi.checkpoint.first_filters import Filters, NoWeightsError, newest_filters
 from owt_mpi.comm.ledger import Flows
+from owt_mpi.disk import open_regular
+from owt_mpi.input_file import short
 from owt_mpi.preset_files import parse_toml
 from owt_mpi.seeing.html import clean
 from owt_mpi.seeing.metrics_file import Metrics, flows_of, read_metrics
 
 _LARGEST_FILE = 1 << 28
+_LARGEST_NUMBER = 1e300
 _PICTURE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+")
 _HOW = {
     "trained": "trained to the end",
@@ -93,7 +97,7 @@ class Run:
 
 def read_runs(folders: Sequence[str]) -> list[Run]:
     """Return the runs in `folders`, each under a name of its own. ValueError for a folder that holds none."""
-    names = [clean(Path(folder).resolve().name) for folder in folders]
+    names = [clean(Path(os.path.realpath(folder)).name) for folder in folders]
     if len(set(names)) < len(names):
         names = [clean(str(Path(folder))) for folder in folders]
     for name in names:
@@ -156,19 +160,30 @@ def last_written(run: Run) -> str:
 
 
 def _read_text(file: Path) -> str:
-    if file.stat().st_size > _LARGEST_FILE:
-        raise ValueError(f"{file.name} has more than {_LARGEST_FILE} bytes")
-    return file.read_text(encoding="utf-8", errors="replace")
+    with open(open_regular(file), encoding="utf-8", errors="replace") as opened:
+        if os.fstat(opened.fileno()).st_size > _LARGEST_FILE:
+            raise ValueError(f"it has more than {_LARGEST_FILE} bytes")
+        return opened.read()
 
 
 def _read_config(file: Path) -> dict[str, Any]:
     sections = parse_toml(_read_text(file), file.name)
     return {
-        f"{section}.{name}": value
+        f"{section}.{name}": _for_json(value)
         for section, options in sections.items()
         if isinstance(options, dict)
         for name, value in options.items()
     }
+
+
+def _for_json(value: Any) -> Any:
+    """Return a value of TOML as JSON can have it: dates, what is no finite number, and huge numbers as text."""
+    if isinstance(value, dict):
+        return {name: _for_json(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_for_json(each) for each in value]
+    is_plain = isinstance(value, str) or (isinstance(value, int | float) and abs(value) <= _LARGEST_NUMBER)
+    return value if is_plain else f"{value:.60g}" if isinstance(value, float) else short(value)
 
 
 def _read_environment(file: Path) -> dict[str, str]:

@@ -62,6 +62,16 @@ def test_a_configuration_that_is_none_exits_with_3(own_run: Run, tmp_path: Path)
         assert words in message
 
 
+def test_options_beside_weights_that_cannot_be_exit_with_3(own_run: Run, tmp_path: Path):
+    options = own_run.folder / "config.toml"
+    options.write_text(options.read_text().replace('lr_rule = "linear"', 'lr_rule = "' + "A" * 3000 + '"'))
+    weights = replace(options_of(own_run, tmp_path), checkpoint=str(own_run.folder / "weights.h5"))
+    code, message = refusal(weights)
+    assert code == 3
+    assert "weights.h5: its configuration is unsound: --trunk-lr-rule is 'AAA" in message
+    assert len(message) < 500
+
+
 def test_facts_of_a_data_set_that_are_none_exit_with_3(own_run: Run, tmp_path: Path):
     sound = CheckpointManifest.read(own_run.folder / "checkpoints" / "latest").data_set
     for wrong, words in (

@@ -1,6 +1,7 @@
 """Damaged and hostile safetensors files: one line, little memory, whatever is in them."""
 
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -96,3 +97,10 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path, monkeypatch):
 def test_a_missing_library_is_named_with_the_extra_that_brings_it():
     with pytest.raises(InterchangeError, match=r"get it with pip install 'owt_mpi\[interchange\]'"):
         library("no_such_library")
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(InterchangeError, match=r"pipe.safetensors is no sound safetensors file \(is no regular file\)"):
+        TensorFile(tmp_path / "pipe.safetensors")
