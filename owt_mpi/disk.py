@@ -35,6 +35,13 @@ def write_whole(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_at(file: int, content: memoryview, position: int) -> None:
+    """Write all of `content` at `position` of an open file; the kernel may take a part only."""
+    while content:
+        written = os.pwrite(file, content, position)
+        content, position = content[written:], position + written
+
+
 def open_regular(path: Path) -> int:
     """Return a regular file, opened to be read. ValueError, to go on from its name, if it is a pipe or a device.
 

@@ -1,8 +1,8 @@
 """The file of one rank's parts, written with little of the processor's time: the training goes on meanwhile.
 
-HDF5 makes the file with places for the arrays, whose bytes are written here by themselves: past the page cache where
-the file system can do that (O_DIRECT), and hashed while they are in the processor's cache. So they are read from memory
-once, the file is not read again, and the kernel has no pages to find, fill and clean.
+HDF5 makes the file in memory with places for the arrays, whose bytes are written here by themselves: past the page
+cache where the file system can do that (O_DIRECT), and hashed while they are in the processor's cache. So they are read
+from memory once, the file is not read again, and the kernel has no pages to find, fill and clean.
 """
 
 import errno
@@ -13,12 +13,12 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from owt_mpi.checkpoint.format import FileEntry
 from owt_mpi.checkpoint.parts import Part
-from owt_mpi.plain_hdf5.reader import LIBVER
+from owt_mpi.disk import write_at
+from owt_mpi.plain_hdf5.writer import MemoryHdf5
 
 _ALIGNMENT = 4096  # of what is written past the page cache: place in the file, length, memory
 _BLOCK_BYTES = 1 << 20  # fits in the processor's cache
@@ -28,21 +28,19 @@ _NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
 def write_parts(path: Path, parts: Iterable[Part]) -> FileEntry:
     """Write a rank's parts to `path`, bring them to the disk, and return what the manifest says of the file."""
     places = []
-    early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # so that the bytes have a place before they are written
-    early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    with h5py.File(
-        path, "w", libver=LIBVER, locking=False, alignment_threshold=_ALIGNMENT, alignment_interval=_ALIGNMENT
-    ) as file:
+    with MemoryHdf5(_ALIGNMENT) as memory, path.open("wb", buffering=0) as file:
         for part in parts:
-            dataset = file.create_dataset(part.name, part.values.shape, part.values.dtype, dcpl=early)
+            places.append((memory.place(part.name, part.values.shape, part.values.dtype), part.values))
+            dataset = memory.file[part.name]
             dataset.attrs["start"], dataset.attrs["global_shape"] = part.start, part.global_shape
-            if part.values.size:
-                places.append((int(dataset.id.get_offset()), part.values))
+        for position, content in memory.around():
+            write_at(file.fileno(), memoryview(content), position)
+        file.truncate(position)  # to where it ends
     with _Target(path) as target:
         for offset, values in sorted(places, key=lambda place: place[0]):
-            target.pass_over(offset)
-            target.write(values)
+            if values.size:
+                target.pass_over(offset)
+                target.write(values)
         return target.finished()
 
 
@@ -88,7 +86,7 @@ class _Target:
             self._digest.update(filled)
             whole = length // _ALIGNMENT * _ALIGNMENT if self._position % _ALIGNMENT == 0 else 0
             self._write_direct(filled[:whole])
-            _write_all(self._file.fileno(), filled[whole:], self._position)
+            write_at(self._file.fileno(), filled[whole:], self._position)
             self._position += length - whole
 
     def finished(self) -> FileEntry:
@@ -101,18 +99,11 @@ class _Target:
         """Write whole pages, past the page cache if that works."""
         if self._direct is not None and content:
             try:
-                _write_all(self._direct, content, self._position)
+                write_at(self._direct, content, self._position)
             except OSError as error:
                 if error.errno not in _NOT_DIRECT:
                     raise
                 self._direct = None
         if self._direct is None:
-            _write_all(self._file.fileno(), content, self._position)
+            write_at(self._file.fileno(), content, self._position)
         self._position += len(content)
-
-
-def _write_all(file: int, content: memoryview, position: int) -> None:
-    """Write at `position`; the kernel may take a part only."""
-    while content:
-        written = os.pwrite(file, content, position)
-        content, position = content[written:], position + written

@@ -1,7 +1,7 @@
 """Parameters to and from HDF5, as global arrays: the file does not know how many ranks wrote it."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import h5py
@@ -10,10 +10,10 @@ import numpy as np
 from owt_mpi.autograd import Parameter
 from owt_mpi.checkpoint.global_array import Block, GlobalArray
 from owt_mpi.comm.base import Communicator
-from owt_mpi.disk import sync_file
 from owt_mpi.plain_hdf5.arrays import FileArray
-from owt_mpi.plain_hdf5.reader import LIBVER, Array, PlainHdf5
+from owt_mpi.plain_hdf5.reader import Array, PlainHdf5
 from owt_mpi.plain_hdf5.source import Hdf5Error
+from owt_mpi.plain_hdf5.writer import Hdf5Writer
 
 FORMAT = "owt_mpi weights"
 FORMAT_VERSION = 1
@@ -36,23 +36,28 @@ def save_weights(path: Path, parameters: Iterable[Parameter], group: Communicato
     """Write the global arrays of `parameters` to `path`, one dataset a name, on the rank that `is_writer`.
 
     All ranks of `group`, which shares the shards, call. Weights are in owt_mpi's order: (c_out, kh, kw, c_in) and
-    (outputs, inputs), inputs flattened as h, w, c. The file appears under its name when it is whole.
+    (outputs, inputs), inputs flattened as h, w, c. The file appears under its name when it is whole. OSError, on the
+    writer alone and after the last collective, where it cannot be written.
     """
-    temporary = path.with_name(path.name + ".part")
-    file = h5py.File(temporary, "w", libver=LIBVER) if is_writer else None
-    try:
-        if file is not None:
-            file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
+    error = None
+    with ExitStack() as opened:
+        writer = None
         for parameter in parameters:
             whole = whole_parameter(parameter, group)
-            if file is not None:
-                file.create_dataset(parameter.name, data=whole)
-    finally:
-        if file is not None:
-            file.close()
-    if is_writer:
-        sync_file(temporary)
-        temporary.replace(path)
+            if not is_writer or error is not None:  # the others go on to the last collective
+                continue
+            try:
+                if writer is None:
+                    writer = opened.enter_context(Hdf5Writer(path))
+                    writer.file.attrs["format"], writer.file.attrs["format_version"] = FORMAT, FORMAT_VERSION
+                writer.place(parameter.name, whole.shape, whole.dtype)
+                writer.write(parameter.name, 0, whole)
+            except OSError as failure:
+                error = failure
+        if error is not None:
+            raise error
+        if writer is not None:
+            writer.finish()
 
 
 @contextmanager

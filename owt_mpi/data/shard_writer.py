@@ -28,6 +28,7 @@ from owt_mpi.data.shard_format import MEAN_IMAGE, shard_name
 from owt_mpi.data.shard_record import write_odd_files
 from owt_mpi.disk import sha256_of, sync_file, sync_folder, write_whole
 from owt_mpi.plain_hdf5.reader import LIBVER
+from owt_mpi.plain_hdf5.writer import MemoryHdf5
 
 _COPY_BYTES = 1 << 22
 
@@ -185,25 +186,20 @@ class ShardWriter:
         are a hole that takes no room: on a full disk HDF5 fails in ways that cannot be told from damage.
         """
         plan = self._plan
-        early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # so that the bytes have an offset before they are written
-        early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
         raw = plan.storage == "raw"
-        shape = (num_images, *plan.image_shape) if raw else (num_bytes,)
-        with open(os.memfd_create("shard", os.MFD_CLOEXEC), "w+b", buffering=0) as memory:
-            with h5py.File(memory, "w", libver=LIBVER) as file:
-                attributes = {
-                    "format": FORMAT_NAME, "format_version": FORMAT_VERSION, "split": plan.split, "shard": plan.shard,
-                    "num_shards": plan.num_shards, "storage": plan.storage, "source": plan.source,
-                }  # fmt: skip
-                for name, value in attributes.items():
-                    file.attrs[name] = value
-                images = file.create_dataset("images" if raw else "bytes", shape, IMAGE_DTYPE, dcpl=early)
-                offset = int(images.id.get_offset())
-                fill(file)
-            head = os.pread(memory.fileno(), offset, 0)
-            end = offset + num_bytes
-            return head, offset, os.pread(memory.fileno(), os.fstat(memory.fileno()).st_size - end, end)
+        shape = (num_images, *filter(None, plan.image_shape)) if raw else (num_bytes,)
+        with MemoryHdf5() as memory:
+            attributes = {
+                "format": FORMAT_NAME, "format_version": FORMAT_VERSION, "split": plan.split, "shard": plan.shard,
+                "num_shards": plan.num_shards, "storage": plan.storage, "source": plan.source,
+            }  # fmt: skip
+            for name, value in attributes.items():
+                memory.file.attrs[name] = value
+            offset = memory.place("images" if raw else "bytes", shape, IMAGE_DTYPE)
+            fill(memory.file)
+            pieces = list(memory.around())
+        head = b"".join(content for position, content in pieces if position < offset)
+        return head, offset, b"".join(content for position, content in pieces if position > offset)
 
     def _pack(self, path: Path, pieces: Sequence[tuple[int, int]], offset: int) -> None:
         """Write the images of the rows that there are to `path`, end to end."""

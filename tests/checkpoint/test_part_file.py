@@ -12,6 +12,7 @@ import pytest
 from owt_mpi.checkpoint.format import FileEntry, finished_entry
 from owt_mpi.checkpoint.part_file import write_parts
 from owt_mpi.checkpoint.parts import Part
+from tests.small_disk import small_disk
 
 SIZES = [1, 1000, 1023, 1024, 1025, 2**18 - 1, 2**18, 2**18 + 1, 3 * 2**18 + 1500, 0]  # pages and blocks, in float32
 
@@ -82,7 +83,7 @@ def test_a_file_system_without_that_gets_the_same_bytes(tmp_path: Path, way: Way
     way.refuses_open, way.write_error = False, errno.EINVAL
     assert write_parts(tmp_path / "refuses_write.h5", some_parts()) == entry
     assert_written(tmp_path / "refuses_write.h5", entry)
-    way.write_error = 0
+    way.write_error, way._direct = 0, -1  # closed, and its number is given again
     assert write_parts(tmp_path / "direct.h5", some_parts()) == entry
 
 
@@ -90,3 +91,10 @@ def test_a_full_disk_is_an_error(tmp_path: Path, way: Way) -> None:
     way.write_error = errno.ENOSPC
     with pytest.raises(OSError, match="not so"):
         write_parts(tmp_path / "part.h5", some_parts())
+
+
+@pytest.mark.parametrize("part", [0.0, 0.01, 0.5, 0.99])
+def test_a_disk_of_any_size_that_is_full_is_an_error_and_no_file_stays_open(tmp_path: Path, part: float) -> None:
+    num_pages = write_parts(tmp_path / "part.h5", some_parts()).bytes // 4096
+    with small_disk(tmp_path / "disk", max(int(part * num_pages), 1) * 4096), pytest.raises(OSError, match="No space"):
+        write_parts(tmp_path / "disk" / "part.h5", some_parts())

@@ -1,12 +1,11 @@
 """Builds that are killed, and what becomes of them: the next one ends with the very bytes of an undisturbed build."""
 
-import contextlib
 import multiprocessing
 import os
 import random
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from owt_mpi.data.manifest import DataError
 from tests.data_prep.conftest import Files, tar_of_folders
 from tests.data_prep.moments import watch_writes
 from tests.mpi_run import ends
+from tests.small_disk import small_disk
 
 NUM_KILLS = 20
 
@@ -215,18 +215,6 @@ def test_workers_end_when_their_rank_is_killed(source: Path, tmp_path: Path) -> 
     workers = [int(pid) for pid in pids.read_text().split()]
     assert len(workers) == 2
     assert all(ends(pid, 20) for pid in workers)
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, num_bytes: int) -> Iterator[None]:
-    """Mount a file system of so many bytes on `folder`, where that is allowed."""
-    folder.mkdir()
-    if os.system(f"mount -t tmpfs -o size={num_bytes} none {folder} 2>/dev/null"):
-        pytest.skip("mounting a tmpfs is not allowed here")
-    try:
-        yield
-    finally:
-        os.system(f"umount --lazy {folder}")
 
 
 @pytest.mark.parametrize("storage", ["raw", "jpeg"])

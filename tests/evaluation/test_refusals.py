@@ -14,6 +14,7 @@ from owt_mpi.evaluation.network import NetworkOptions
 from owt_mpi.evaluation.options import EvaluateOptions
 from tests.evaluation.conftest import CLASSES, Run, changed_manifest, evaluated, options_of, run_alone
 from tests.evaluation.test_evaluate import check_equals_plain
+from tests.small_disk import small_disk
 
 
 def refusal(options: EvaluateOptions) -> tuple[int, str]:
@@ -138,6 +139,17 @@ def test_a_full_disk_leaves_no_features_and_exits_with_3(softmax_run: Run, tmp_p
     assert code == 3
     assert "No space left on device" in message
     assert list(tmp_path.glob("features*")) == []
+
+
+@pytest.mark.parametrize("num_pages", [1, 2])
+def test_a_disk_that_is_full_leaves_no_features_and_names_the_file(softmax_run: Run, tmp_path: Path, num_pages: int):
+    with small_disk(tmp_path / "disk", num_pages * 4096):
+        options = options_of(softmax_run, tmp_path, features="conv1", features_out=str(tmp_path / "disk/features.h5"))
+        code, message = refusal(options)
+        assert code == 3
+        assert "No space left on device: '" in message
+        assert "disk/features.h5'" in message
+        assert list((tmp_path / "disk").iterdir()) == []
 
 
 USAGE = {
