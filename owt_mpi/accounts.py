@@ -76,12 +76,19 @@ class Accounts:
 
 
 def write_wire(path: Path, world: Communicator, accounts: Accounts) -> list[str]:
-    """Write every rank's flows of the run to `path`, on rank 0; return lines that sum them up. All ranks call."""
+    """Write every rank's flows of the run to `path`, on rank 0; return lines that sum them up. All ranks call.
+
+    Where it cannot be written, the first line says so.
+    """
     ranks = world.all_gather_object(accounts.flows)
+    said = []
     if world.rank == 0:
         content = {"steps": accounts.num_steps, "ranks": [flow_rows(flows) for flows in ranks]}
-        write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
-    return wire_lines(ranks, accounts.num_steps)
+        try:
+            write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+        except OSError as error:
+            said = [f"WARNING: {path} could not be written ({error}); the table below has its sums"]
+    return said + wire_lines(ranks, accounts.num_steps)
 
 
 def total_flows(ranks: Sequence[Flows]) -> dict[tuple[str, str], Flow]:

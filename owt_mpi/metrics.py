@@ -3,14 +3,14 @@
 import contextlib
 import json
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -30,14 +30,31 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-def _open_to_append(file: Path) -> TextIO:
-    """Return the file to append lines to. One that a run left half written, as it was killed, ends there."""
-    opened = file.open("a+b")
-    if opened.tell():
-        opened.seek(-1, os.SEEK_END)
-        if opened.read() != b"\n":
-            opened.write(b"\n")
-    return TextIOWrapper(opened, encoding="utf-8")
+class _LineFile:
+    """A file that lines are appended to. ValueError if something else is in its place.
+
+    A line that is half written, as a run was killed or the disk was full, ends before the next one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        found = os.fstat(self._file)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(self._file)
+            raise ValueError(f"{path} is no regular file; remove it, or choose another --run-dir")
+        self._is_within_line = found.st_size > 0 and os.pread(self._file, 1, found.st_size - 1) != b"\n"
+
+    def append(self, line: str) -> None:
+        """Append a line. OSError where the disk fails."""
+        content = b"\n" * self._is_within_line + line.encode() + b"\n"
+        while content:
+            written = os.write(self._file, content)
+            self._is_within_line = content[:written][-1:] != b"\n"
+            content = content[written:]
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
 
 
 def _how(error: BaseException | None) -> str:
@@ -52,7 +69,8 @@ def _how(error: BaseException | None) -> str:
 class Reporter:
     """Prints progress and appends records to `metrics_file`; silent without `active`.
 
-    Records also go to an event file in `events_folder`, if there is one; where that fails, they do no more.
+    While the disk is full, records are lost, and that is said. They also go to an event file in `events_folder`, if
+    there is one; where that fails, they do no more.
 
     Prints lines, and keeps a progress bar below them if `progress` is "bar", or "auto" on a terminal. Under mpirun
     "auto" means lines: MPICH gives ranks a pipe, and Open MPI a terminal of its own even if its output is a file.
@@ -68,7 +86,8 @@ class Reporter:
     ) -> None:
         with_bar = progress == "bar" or (progress == "auto" and sys.stdout.isatty() and launcher_rank() is None)
         self._console = Console(highlight=False, soft_wrap=True, quiet=not active, force_terminal=with_bar)
-        self._file = _open_to_append(metrics_file) if active and metrics_file is not None else None
+        self._file = _LineFile(metrics_file) if active and metrics_file is not None else None
+        self._metrics_file, self._num_lost = metrics_file, 0
         self._events_folder = events_folder if active else None
         self._events: EventFile | None = None
         self._num_steps, self._started = num_steps, time.perf_counter()
@@ -92,9 +111,8 @@ class Reporter:
         if self._progress is not None:
             self._progress.stop()
         if self._file is not None:
-            with contextlib.suppress(OSError):  # what ended the run is to be told, not this
-                if self._has_begun:
-                    self.record("end", step=self._steps_done, how=_how(error), why=str(error or ""))
+            if self._has_begun:
+                self.record("end", step=self._steps_done, how=_how(error), why=str(error or ""))
             self._file.close()
         if self._events is not None:
             with self._noting_failure_of_events():
@@ -133,11 +151,26 @@ class Reporter:
         """Append one line of JSON to metrics.jsonl: {"kind": ..., "seconds": since the start, ...}."""
         if self._file is not None:
             seconds = round(time.perf_counter() - self._started, 3)
-            self._file.write(json.dumps({"kind": kind, "seconds": seconds, **values}) + "\n")
-            self._file.flush()
+            self._append(self._file, json.dumps({"kind": kind, "seconds": seconds, **values}))
         if self._events is not None:
             with self._noting_failure_of_events():
                 self._events.write(kind, values)
+
+    def _append(self, file: _LineFile, line: str) -> None:
+        """Append a line; say so where that begins to fail, and where it works again."""
+        try:
+            file.append(line)
+        except OSError as error:
+            if self._num_lost == 0:
+                self.say(
+                    f"WARNING: {self._metrics_file} cannot be written ({error}); the training goes on, and what it "
+                    "records is lost until there is room; make room"
+                )
+            self._num_lost += 1
+            return
+        if self._num_lost:
+            self.say(f"{self._metrics_file} is written again; {self._num_lost} records were lost")
+            self._num_lost = 0
 
     @contextmanager
     def _noting_failure_of_events(self) -> Iterator[None]:

@@ -7,11 +7,11 @@ rows for computing, the wire and waits.
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -69,8 +69,10 @@ class Tracer:
         if steps_done < self._num_steps:
             return None
         log_spans_to(None)
-        write_trace(self._world, self._file, self._log.spans, self._offsets)
+        error_of_disk = write_trace(self._world, self._file, self._log.spans, self._offsets)
         self._log = None
+        if error_of_disk is not None:
+            return f"WARNING: {self._file} could not be written ({error_of_disk}); the training goes on without a trace"
         error = max(offset.error for offset in self._offsets)
         return (
             f"trace of {self._num_steps} steps in {self._file}, for ui.perfetto.dev; clocks of the ranks agree to "
@@ -78,11 +80,11 @@ class Tracer:
         )
 
 
-def write_trace(comm: Communicator, file: Path, spans: Sequence[Span], offsets: Sequence[Offset]) -> None:
+def write_trace(comm: Communicator, file: Path, spans: Sequence[Span], offsets: Sequence[Offset]) -> OSError | None:
     """Write every rank's spans, moved to rank 0's clock, counted from the first; whole or not at all. All ranks call.
 
     Rank 0 alone writes, so `file` need not be seen by the others. It gets their events rank by rank and keeps none: a
-    trace of many ranks takes no more memory than that of one.
+    trace of many ranks takes no more memory than that of one. What goes wrong with its disk is returned there.
     """
     own = offsets[comm.rank].seconds
     start = min(comm.all_gather_object(min((span.begin - own for span in spans), default=float("inf"))))
@@ -90,20 +92,55 @@ def write_trace(comm: Communicator, file: Path, spans: Sequence[Span], offsets: 
     sizes = comm.all_gather_object(len(text))
     errors = [round(offset.error * 1e6, 3) for offset in offsets]
     head = json.dumps({"displayTimeUnit": "ms", "otherData": {"clock_error_us": errors}})
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("wb") if comm.rank == 0 else nullcontext() as output:
+    output = _TraceFile(file) if comm.rank == 0 else None
+    if output is not None:
+        output.write(f'{head[:-1]}, "traceEvents": ['.encode())
+    for rank, size in enumerate(sizes):
+        part = np.frombuffer(text, np.uint8) if rank == comm.rank else np.zeros(size, np.uint8)
+        sent = comm.start_reduce(part, root=0).wait()  # the others add zeros: so only rank 0 receives
         if output is not None:
-            output.write(f'{head[:-1]}, "traceEvents": ['.encode())
-        for rank, size in enumerate(sizes):
-            part = np.frombuffer(text, np.uint8) if rank == comm.rank else np.zeros(size, np.uint8)
-            sent = comm.start_reduce(part, root=0).wait()  # the others add zeros: so only rank 0 receives
-            if output is not None:
-                assert sent is not None
-                output.write((b",\n" if rank else b"\n") + sent.tobytes())
-        if output is not None:
-            output.write(b"\n]}\n")
-    if comm.rank == 0:
-        temporary.replace(file)
+            assert sent is not None
+            output.write((b",\n" if rank else b"\n") + sent.tobytes())
+    if output is None:
+        return None
+    output.write(b"\n]}\n")
+    return output.finished()
+
+
+class _TraceFile:
+    """A file that has its name when it is whole. Its first error is kept, and nothing is written after that."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._part = path, path.with_name(f".{path.name}.{os.getpid()}")
+        self._error: OSError | None = None
+        self._file: BinaryIO | None = None
+
+    def write(self, content: bytes) -> None:
+        """Append `content`."""
+        with self._keeping_error():
+            if self._error is None:
+                self._file = self._file or self._part.open("wb", buffering=0)
+                while content:
+                    content = content[self._file.write(content) :]
+
+    def finished(self) -> OSError | None:
+        """Give the file its name; return what went wrong, None if nothing did."""
+        with self._keeping_error():
+            if self._file is not None:
+                self._file.close()
+            if self._error is None:
+                self._part.replace(self._path)
+        if self._error is not None:
+            with suppress(OSError):
+                self._part.unlink(missing_ok=True)
+        return self._error
+
+    @contextmanager
+    def _keeping_error(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._error = self._error or error
 
 
 def rank_events(rank: int, spans: Sequence[Span], zero: float) -> list[dict[str, Any]]:

@@ -142,6 +142,13 @@ class RunCheckpoints:
         newest = self._saver.newest()
         return f"the newest checkpoint is {newest}" if newest is not None else "there is no checkpoint"
 
+    def describe_way_on(self) -> str:
+        """Return how to go on where the end of a run could not be written, for people. For one rank."""
+        newest = self._saver.newest()
+        if newest is None:
+            return "there is no checkpoint to go on from (--checkpoint-every)"
+        return f"make room and start the run again with the same --run-dir and --resume auto: it goes on from {newest}"
+
     def _take(
         self, trainer: Trainer, position: Position, score: Score | None, is_due: bool, is_best: bool = False
     ) -> None:

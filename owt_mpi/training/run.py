@@ -15,7 +15,7 @@ from owt_mpi.checkpoint.saver import CheckpointSaver
 from owt_mpi.checkpoint.weights import save_weights
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.checked import CheckedCommunicator
-from owt_mpi.comm.guard import DATA_ERROR, USAGE_ERROR, agree
+from owt_mpi.comm.guard import DATA_ERROR, USAGE_ERROR, CollectiveExit, agree
 from owt_mpi.comm.half import carrying_halves
 from owt_mpi.comm.ledger import Ledger
 from owt_mpi.comm.metered import MeteredCommunicator
@@ -51,6 +51,11 @@ from owt_mpi.training.resume import restore_momentum
 from owt_mpi.training.samples import SampleRecorder
 from owt_mpi.training.setup import agreed, build_model, make_plan, open_backend
 from owt_mpi.trunk_pass import describe_replay
+
+_KEPT = (
+    "config.toml", "environment.json", "metrics.jsonl", "weights.h5", "wire.json", "samples.json", "tensorboard",
+    "checkpoints",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -177,15 +182,14 @@ def _train(setup: _Setup) -> None:
     with agreed(world, DATA_ERROR):
         start, said = find_start(config.run.resume, run_dir / "checkpoints", world)
     events = run_dir / "tensorboard" if config.run.tensorboard else None
-    with (
-        setup.watch.running(run_dir / "progress"),
-        Reporter(world.rank == 0, run_dir / "metrics.jsonl", steps, config.run.progress, events) as reporter,
-    ):
-        facts = {**setup.facts, "memory": str(memory), **cache}
-        for line in [*(f"{name}: {fact}" for name, fact in facts.items()), *said]:
-            reporter.say(line)
+    facts = {**setup.facts, "memory": str(memory), **cache}
+    with agreed(world, DATA_ERROR):
         if world.rank == 0:
             write_description(run_dir, config, facts)
+        new_reporter = Reporter(world.rank == 0, run_dir / "metrics.jsonl", steps, config.run.progress, events)
+    with setup.watch.running(run_dir / "progress"), new_reporter as reporter:
+        for line in [*(f"{name}: {fact}" for name, fact in facts.items()), *said]:
+            reporter.say(line)
         with agreed(world, DATA_ERROR):
             trainer, position, best_top1 = _start(setup, start, reporter.say)
         facts_of_data = data_facts(setup.data.readers[0])
@@ -219,14 +223,13 @@ def _train(setup: _Setup) -> None:
             )  # fmt: skip
             score = loop.run()
         reporter.say(f"memory: {peak_resident_bytes() / 1e6:,.1f} MB of the host resident at the peak on rank 0")
-        _save(run_dir / "weights.h5", trainer, setup.layout)
+        _save(run_dir / "weights.h5", trainer, setup.layout, checkpoints)
         lines = write_wire(run_dir / "wire.json", world, accounts)
         for line in lines + rank_lines(accounts.ranks, accounts.num_steps):
             reporter.say(line)
         if score is not None:
             reporter.say(f"validation accuracy {score.top1:.2%} (top-1), {score.top5:.2%} (top-5)")
-        kept = ["config.toml", "environment.json", "metrics.jsonl", "weights.h5", "wire.json"]
-        kept += [name for name in ("samples.json", "tensorboard", "checkpoints") if (run_dir / name).exists()]
+        kept = [name for name in _KEPT if (run_dir / name).exists()]
         reporter.say(f"run kept in {run_dir}: {', '.join(kept)}")
 
 
@@ -268,7 +271,15 @@ def _observed(comm: Communicator, ledger: Ledger, watch: Watch, is_checked: bool
     return CheckedCommunicator(comm) if is_checked else comm
 
 
-def _save(path: Path, trainer: Trainer, layout: Layout) -> None:
+def _save(path: Path, trainer: Trainer, layout: Layout, checkpoints: RunCheckpoints) -> None:
+    """Write the weights. CollectiveExit, with the way to get them, where they cannot be written. All ranks call."""
     trainer.collect_masters()
-    parameters = trainer.trunk.parameters() + trainer.head.parameters()
-    save_weights(path, parameters, layout.head, is_writer=layout.world.rank == 0)
+    parameters, is_writer = trainer.trunk.parameters() + trainer.head.parameters(), layout.world.rank == 0
+    said = ""
+    try:
+        save_weights(path, parameters, layout.head, is_writer)
+    except OSError as error:
+        said = f"error: {path} could not be written ({error}); {checkpoints.describe_way_on()}"
+    said = layout.world.all_gather_object(said)[0]
+    if said:
+        raise CollectiveExit(1, said)

@@ -19,6 +19,7 @@ from owt_mpi.data.readers import Reader
 from owt_mpi.data.sample_names import names_of
 from owt_mpi.data.sampler import PADDING
 from owt_mpi.data.shard_format import ShardReader
+from owt_mpi.disk import write_whole
 from owt_mpi.outputs import outputs_of
 from owt_mpi.parallel.sharded import class_scores
 from owt_mpi.spans import about
@@ -55,11 +56,9 @@ class SampleRecorder:
             return None
         try:
             content = {"epoch": epoch, "step": step, "images": self._describe(chosen, answers)}
-            temporary = self._file.with_name(self._file.name + ".part")
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            temporary.replace(self._file)
+            write_whole(self._file, (json.dumps(content, indent=1) + "\n").encode())
         except (DataError, OSError) as error:
-            return f"{self._file} could not be written: {error}"
+            return f"WARNING: {self._file} could not be written ({error}); the training goes on"
         return None
 
     def _describe(self, samples: np.ndarray, answers: np.ndarray) -> list[dict[str, Any]]:

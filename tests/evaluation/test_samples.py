@@ -94,11 +94,11 @@ def test_no_more_samples_than_images_or_rows_are_recorded(tmp_path):
 
 
 def test_what_cannot_be_written_is_said_and_ends_nothing(tmp_path):
-    (tmp_path / "samples.json.part").mkdir()
+    (tmp_path / "samples.json.tmp").mkdir()
     content, (said, silent) = recorded(tmp_path, Plan(2))
     assert content is None
     assert silent is None
-    assert said.startswith(f"{tmp_path}/samples.json could not be written: ")
+    assert said.startswith(f"WARNING: {tmp_path}/samples.json could not be written (")
 
 
 def test_large_images_are_kept_as_small_photographs(tmp_path):
