@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from owt_mpi.input_file import printable
+
 
 @dataclass(frozen=True)
 class Table:
@@ -15,8 +17,8 @@ class Table:
 
 
 def render(table: Table, markdown: bool) -> str:
-    """Return the table as text that ends in a newline."""
-    lines = [list(table.headings), *map(list, table.lines)]
+    """Return the table as text that ends in a newline; what cannot be printed in a cell is escaped."""
+    lines = [list(table.headings), *([printable(cell) for cell in line] for line in table.lines)]
     assert all(len(line) == len(table.headings) for line in lines), table
     if markdown:
         rows = [f"| {' | '.join(line)} |" for line in lines]

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 
 import pytest
 
@@ -90,3 +91,9 @@ def test_a_line_that_was_cut_off_does_not_swallow_the_first_of_the_run_that_goes
     lines = file.read_text().splitlines()
     assert lines[2] == '{"kind": "tra'
     assert [json.loads(line)["kind"] for line in lines[:2] + lines[3:]] == ["begin", "end", "resume", "end"]
+
+
+def test_a_pipe_in_place_of_the_file_is_refused_by_name(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(ValueError, match=r"metrics.jsonl is no regular file; remove it"):
+        Reporter(active=True, metrics_file=tmp_path / "metrics.jsonl", num_steps=40)

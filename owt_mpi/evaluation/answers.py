@@ -22,6 +22,7 @@ from owt_mpi.data.windows import copy_window
 from owt_mpi.evaluation.network import NetworkOptions, RankOptions, config_to_look, load_network
 from owt_mpi.evaluation.outcomes import scores_of
 from owt_mpi.evaluation.trained import FileOptions, Trained, facts_of_data, open_trained
+from owt_mpi.input_file import printable
 from owt_mpi.outputs import outputs_of
 from owt_mpi.trainer import Trainer
 from owt_mpi.training.setup import agreed, build_model, make_plan, open_backend
@@ -97,7 +98,7 @@ def run_prediction(options: PredictOptions) -> None:
             answers.append(answer)
             print(answer.image)
             for number, score in zip(answer.classes, answer.scores, strict=True):
-                print(f"  {score:8.4f}  {titles[number]}", flush=True)
+                print(f"  {score:8.4f}  {printable(titles[number])}", flush=True)
         if options.json:
             content = [_as_json(answer, asked.facts) for answer in answers]
             Path(options.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -15,6 +15,7 @@ from owt_mpi.config import Config, ModelOptions
 from owt_mpi.data.facts import DataFacts
 from owt_mpi.data.manifest import DataError, Manifest
 from owt_mpi.data_options import DataOptions
+from owt_mpi.input_file import printable
 from owt_mpi.interchange.facts import TORCHVISION, NetworkFacts
 from owt_mpi.interchange.network_file import layout_of, names_in, weights_in
 from owt_mpi.interchange.tensor_file import SUFFIX, InterchangeError, TensorFile
@@ -26,6 +27,7 @@ from owt_mpi.training.checkpoints import named_checkpoint
 from owt_mpi.training.setup import build_model
 
 WEIGHTS_SUFFIX = ".h5"
+_LONGEST_SAID = 200
 _WAY_OUT = "give the --data of the classes that it was trained on"
 
 
@@ -112,7 +114,9 @@ def _of_checkpoint(path: Path) -> Trained:
         with Checkpoint(path) as checkpoint:
             yield checkpoint.weights
 
-    return Trained(path, f"step {manifest.step}, {manifest.program}", config, facts, batch, weights)
+    return Trained(
+        path, f"step {manifest.step}, {printable(manifest.program)[:_LONGEST_SAID]}", config, facts, batch, weights
+    )
 
 
 def _of_weights(path: Path) -> Trained:
@@ -165,7 +169,7 @@ def _of_safetensors(path: Path, model: str, given: FileOptions) -> Trained:
         num_classes = _num_classes(probe, shapes, path)
     class_names = says.class_names or tuple(map(str, range(num_classes)))
     images = DataFacts(class_names, says.class_titles, facts.mean, facts.std, facts.size or None, facts.square)
-    said = says.trained or "of another program"
+    said = printable(says.trained)[:_LONGEST_SAID] or "of another program"
     open_weights = partial(_weights_of_file, path, facts.model)
     return Trained(path, said, config, images, _batch_of(config), open_weights, bool(says.class_names))
 

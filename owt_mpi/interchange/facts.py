@@ -1,11 +1,13 @@
 """What an exported file says of its network besides the weights, as text that any program can read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from math import isfinite
 from typing import Any
 
+from owt_mpi.input_file import text as text_in
 from owt_mpi.interchange.tensor_file import InterchangeError
 
 FORMAT_VERSION = 1
@@ -89,7 +91,7 @@ def _read(name: str, default: Any, metadata: Mapping[str, str], source: str) -> 
     try:
         value = json.loads(text)
         if isinstance(default, tuple):
-            kind: type[Any] = str if name.startswith("class") else float
+            kind: Callable[[Any], Any] = partial(text_in, name=name) if name.startswith("class") else float
             if not isinstance(value, list):
                 raise TypeError(f"{type(value).__name__} in place of a list")
             return tuple(kind(each) for each in value)

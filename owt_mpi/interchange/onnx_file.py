@@ -44,6 +44,8 @@ def write_onnx(path: Path, model: Model, weights: Mapping[str, Any], facts: Netw
         temporary.replace(path)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise InterchangeError(f"{path}: ONNX's checker refuses the network ({one_line(error)})") from error
+    except OSError as error:
+        raise InterchangeError(f"{path} cannot be written ({one_line(error)}); make room") from error
     finally:
         temporary.unlink(missing_ok=True)
 

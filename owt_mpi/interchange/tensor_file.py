@@ -98,8 +98,11 @@ class StoredTensor:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, and bring it to the disk. It has its name when it is whole."""
-    library("safetensors")
+    """Write a safetensors file, and bring it to the disk. It has its name when it is whole.
+
+    OSError or InterchangeError where it cannot be written.
+    """
+    safetensors = library("safetensors")
     from safetensors.numpy import save_file
 
     temporary = path.with_name(path.name + ".part")
@@ -107,6 +110,8 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
         save_file({name: np.ascontiguousarray(each) for name, each in tensors.items()}, temporary, dict(metadata))
         sync_file(temporary)
         temporary.replace(path)
+    except safetensors.SafetensorError as error:  # where the disk is full
+        raise InterchangeError(f"{path} cannot be written ({one_line(error)}); make room") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ from owt_mpi.accounts import Times
 from owt_mpi.comm.ledger import Flow, FlowKey, Flows
 from owt_mpi.disk import open_regular
 
-_LARGEST = 1e300  # inf, which is no number to show, is above it
+_LARGEST = 1e100  # so that sums and products of what is below can be shown; inf is above it
 _TIMES = ("steps", "exchange_wait", "data_wait")
 _FLOWS = ("calls", "sent_bytes", "received_bytes", "seconds", "exposed_seconds")
 _STARTS = ("begin", "resume")
@@ -212,14 +212,17 @@ def _flows(sums: Mapping[tuple[str, ...], _Sums]) -> Flows:
 
 
 def _rows(rows: Any, names: Sequence[str]) -> list[tuple[float, ...]] | None:
-    """Return the numbers of these names in each row from JSON, None unless all are there and finite."""
+    """Return the numbers of these names in each row from JSON, None unless all are there, and finite."""
     get = itemgetter(*names)
     try:
         found = [tuple(map(float, get(row))) for row in rows]
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
     are_rows = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
-    return found if are_rows and all(map(isfinite, map(sum, found))) else None
+    are_numbers = all(map(isfinite, map(sum, found))) and all(
+        -_LARGEST < min(row) <= max(row) < _LARGEST for row in found
+    )
+    return found if are_rows and are_numbers else None
 
 
 def _add(sums: _Sums, values: Sequence[float]) -> None:

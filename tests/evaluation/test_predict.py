@@ -112,6 +112,13 @@ def test_the_command_prints_titles_and_scores(softmax_run: Run, tmp_path: Path):
     assert all(each["title"] == f"the {each['name']}" for answer in answers for each in answer["classes"])
 
 
+def test_titles_of_hostile_data_do_not_move_the_cursor(own_run: Run, tmp_path: Path, capsys):
+    titles = [f"\x1b[2J\n{name}" for name in CLASSES]
+    changed_manifest(own_run.folder, lambda m: replace(m, data_set={**m.data_set, "class_titles": titles}))
+    run_prediction(PredictOptions(str(own_run.folder), (str(stored_files(own_run.shards, tmp_path)[0]),), top=1))
+    assert "\\x1b[2J\\n" in capsys.readouterr().out.splitlines()[1]
+
+
 def test_several_ranks_are_refused_in_one_line(mpirun: Callable[..., Result], softmax_run: Run):
     result = mpirun(2, ["-m", "owt_mpi.predict", str(softmax_run.folder), "x.png"])
     assert result.returncode == 2

@@ -37,6 +37,7 @@ def test_torchvisions_pixels_are_those_that_it_states():
         ("mean", "[1, 2, NaN]"), ("mean", "[1, 2]"), ("mean", '"abc"'), ("std", "[1, 2, 0]"), ("std", "{}"),
         ("loss", "hinge"), ("layout", "caffe"), ("num_classes", "4"), ("class_names", '["a"]'),
         ("class_titles", '["a"]'), ("fc_crosstalk", "1.5"), ("square", "1"), ("mean", "[" * 100_000),
+        ("class_names", '["\\ud800", "b", "c"]'), ("class_names", '["a", 1, "c"]'),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_named(name: str, text: str):

@@ -21,6 +21,7 @@ from owt_mpi.ops.add import add
 from owt_mpi.ops.add_bias import add_bias
 from owt_mpi.ops.relu import relu
 from tests.interchange.scoring import logits_in_onnxruntime, logits_of, onnx_of, random_images, random_weights
+from tests.small_disk import small_disk
 from tests.tiny import tiny_model
 
 # as small as the networks take them, but for one, whose last image is not a single pixel
@@ -140,3 +141,11 @@ def test_what_onnx_refuses_is_told_and_leaves_no_file(tmp_path: Path, monkeypatc
     with pytest.raises(InterchangeError, match=r"ONNX's checker refuses the network \(.*NoSuchOperator"):
         onnx_of(model, random_weights(model), tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path):
+    model = tiny_model()
+    with small_disk(tmp_path / "disk", 4096):
+        with pytest.raises(InterchangeError, match=r"net.onnx cannot be written \(.*No space left on device"):
+            onnx_of(model, random_weights(model), tmp_path / "disk" / "net.onnx")
+        assert list((tmp_path / "disk").iterdir()) == []

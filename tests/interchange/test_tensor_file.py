@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from owt_mpi.interchange import tensor_file
 from owt_mpi.interchange.tensor_file import InterchangeError, TensorFile, library, write_tensors
+from tests.small_disk import small_disk
 
 
 @pytest.fixture
@@ -104,3 +105,10 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.safetensors")
     with pytest.raises(InterchangeError, match=r"pipe.safetensors is no sound safetensors file \(is no regular file\)"):
         TensorFile(tmp_path / "pipe.safetensors")
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path):
+    with small_disk(tmp_path / "disk", 8192):
+        with pytest.raises(InterchangeError, match=r"a.safetensors cannot be written \(.*No space left on device"):
+            write_tensors(tmp_path / "disk" / "a.safetensors", {"a": np.ones(10_000)}, {})
+        assert list((tmp_path / "disk").iterdir()) == []

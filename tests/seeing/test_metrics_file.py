@@ -96,9 +96,13 @@ def test_times_of_ranks_are_those_since_their_number_is_what_it_is(tmp_path):
         b'{"kind": "ranks", "step": 1, "seconds": 1, "steps": 1, "ranks": [{"steps": 1}]}',
         b'{"kind": "wire", "step": 1, "seconds": 1, "steps": 1, "flows": [{"label": "x"}]}',
         b'{"kind": "layers", "step": 1, "seconds": 1, "outputs": [], "updates": {}}',
+        b'{"kind": "ranks", "step": 1, "seconds": 1, "steps": 1, "ranks": [{"steps": 1e308, "exchange_wait": 0, '
+        b'"data_wait": -1e308}]}',
+        b'{"kind": "wire", "step": 1, "seconds": 1, "steps": 1, "flows": [{"calls": NaN, "sent_bytes": 0, '
+        b'"received_bytes": 0, "seconds": 0, "exposed_seconds": 0}]}',
         b'{"kind": "resume", "step": "0", "seconds": 1}', b"[" * 100_000,
     ],
-    ids=range(19),
+    ids=range(21),
 )  # fmt: skip
 def test_damaged_lines_are_left_out_and_counted(tmp_path, line):
     folder = write_run(tmp_path / "run", last=50)
