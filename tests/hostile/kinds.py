@@ -8,7 +8,9 @@ from random import Random
 
 from tests.hostile.verdicts import Entry
 
-MODULES = ("kinds_of_checkpoints", "kinds_of_data", "kinds_of_files", "kinds_of_sources")
+MODULES = (
+    "kinds_of_checkpoints", "kinds_of_data", "kinds_of_files", "kinds_of_runs", "kinds_of_sources", "kinds_of_tensors",
+)  # fmt: skip
 SOUND, COPY, ELSEWHERE = "sound", "copy", "elsewhere"  # folders beside each other, the last one for what is written
 
 

@@ -11,9 +11,10 @@ from owt_mpi.checkpoint.format import CheckpointError
 from owt_mpi.comm.guard import CollectiveExit
 from owt_mpi.data.decode import ImageError
 from owt_mpi.data.manifest import DataError
+from owt_mpi.interchange.tensor_file import InterchangeError
 
 REPO_ROOT = str(Path(__file__).resolve().parents[2])
-_OWN = (DataError, CheckpointError, ImageError)
+_OWN = (DataError, CheckpointError, ImageError, InterchangeError)
 _LONGEST_MESSAGE = 2000
 Entry = Callable[[], "int | None"]
 
@@ -47,13 +48,23 @@ def refusal_of(entry: Entry, codes: tuple[int, ...]) -> str | None:
     message = message or err.read()
     if warned:
         raise Failure(f"a warning: {warned[0].category.__name__}: {warned[0].message}")
+    out.seek(0)
+    _check_printable(out.read())
     if code == 0:
         return None
     if code not in codes:
         raise Failure(f"exit code {code}, not one of {codes}: {message[:200]}")
     if len(message.splitlines()) != 1 or not message.strip() or len(message) > _LONGEST_MESSAGE:
         raise Failure(f"{len(message.splitlines())} lines, {len(message)} characters: {message[:200]!r}")
+    _check_printable(message)
     return message.strip()
+
+
+def _check_printable(text: str) -> None:
+    """Raise Failure for what would move a terminal's cursor, or be no text."""
+    odd = next((line for line in text.split("\n") if not line.isprintable()), None)
+    if odd is not None:
+        raise Failure(f"not to be printed: {odd[:200]!r}")
 
 
 def _check_cause(error: BaseException | None) -> None:
