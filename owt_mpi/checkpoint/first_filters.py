@@ -61,7 +61,7 @@ def _candidates(run_folder: Path, weights_are_newest: bool) -> Iterator[Path]:
 def _opened(file: Path) -> Iterator[Mapping[str, GlobalArray]]:
     """Give the arrays in weights.h5 or a checkpoint. ValueError if it is damaged."""
     if file.is_file():
-        with opened_weights(file) as arrays:
+        with opened_weights(file, is_checked=False) as arrays:
             yield arrays
     else:
         with Checkpoint(file) as checkpoint:

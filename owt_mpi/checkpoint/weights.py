@@ -1,7 +1,9 @@
 """Parameters to and from HDF5, as global arrays: the file does not know how many ranks wrote it."""
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from math import prod
 from pathlib import Path
 
 import h5py
@@ -16,7 +18,9 @@ from owt_mpi.plain_hdf5.source import Hdf5Error
 from owt_mpi.plain_hdf5.writer import Hdf5Writer
 
 FORMAT = "owt_mpi weights"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+WITHOUT_SHA256 = 1  # an older version, which is read too
+_BLOCK_BYTES = 1 << 24
 
 
 def hdf5_version() -> str:
@@ -36,16 +40,18 @@ def save_weights(path: Path, parameters: Iterable[Parameter], group: Communicato
     """Write the global arrays of `parameters` to `path`, one dataset a name, on the rank that `is_writer`.
 
     All ranks of `group`, which shares the shards, call. Weights are in owt_mpi's order: (c_out, kh, kw, c_in) and
-    (outputs, inputs), inputs flattened as h, w, c. The file appears under its name when it is whole. OSError, on the
-    writer alone and after the last collective, where it cannot be written.
+    (outputs, inputs), inputs flattened as h, w, c. The attribute sha256 is that of all arrays, see `_digest`. The file
+    appears under its name when it is whole. OSError, on the writer alone and after the last collective, where it cannot
+    be written.
     """
-    error = None
+    error, digests = None, {}
     with ExitStack() as opened:
         writer = None
         for parameter in parameters:
             whole = whole_parameter(parameter, group)
             if not is_writer or error is not None:  # the others go on to the last collective
                 continue
+            digests[parameter.name] = _digest_of(whole)
             try:
                 if writer is None:
                     writer = opened.enter_context(Hdf5Writer(path))
@@ -57,20 +63,28 @@ def save_weights(path: Path, parameters: Iterable[Parameter], group: Communicato
         if error is not None:
             raise error
         if writer is not None:
+            writer.file.attrs["sha256"] = _digest(digests)
             writer.finish()
 
 
 @contextmanager
-def opened_weights(path: Path) -> Iterator[dict[str, GlobalArray]]:
+def opened_weights(path: Path, is_checked: bool = True) -> Iterator[dict[str, GlobalArray]]:
     """Give the arrays of a file that `save_weights` wrote, by name, which are read when they are sliced.
 
-    ValueError if it is another kind of file, or damaged.
+    With `is_checked` all are read once first, and compared with their SHA-256; files of version 1 have none. ValueError
+    if it is another kind of file, or damaged.
     """
     try:
         with PlainHdf5(path) as file:
-            if file.attributes.get("format") != FORMAT or file.attributes.get("format_version") != FORMAT_VERSION:
+            version = file.attributes.get("format_version")
+            if file.attributes.get("format") != FORMAT or version not in (WITHOUT_SHA256, FORMAT_VERSION):
                 raise Hdf5Error(f"is no weights file of version {FORMAT_VERSION}; python -m owt_mpi.train writes them")
-            yield {name: _whole(path, name, file.array(name)) for name in file.names}
+            arrays = {name: _whole(path, name, file.array(name)) for name in file.names}
+            if is_checked and version != WITHOUT_SHA256:
+                digest = _digest({name: _digest_of(array) for name, array in arrays.items()})
+                if file.attributes.get("sha256") != digest:
+                    raise Hdf5Error("is damaged: its SHA-256 is another one; take a checkpoint of its run")
+            yield arrays
     except Hdf5Error as error:
         raise ValueError(f"{path} {error}") from error
 
@@ -79,6 +93,22 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a file that `save_weights` wrote, by name. ValueError if it is another kind of file."""
     with opened_weights(path) as arrays:
         return {name: array[...] for name, array in arrays.items()}
+
+
+def _digest(digests: Mapping[str, str]) -> str:
+    """Return the SHA-256 of arrays whose own, by `_digest_of`, are known by name."""
+    lines = [f"{name} {digests[name]}\n" for name in sorted(digests)]
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _digest_of(array: np.ndarray | GlobalArray) -> str:
+    """Return the SHA-256 of dtype, shape and numbers of an array, of which some rows at a time are read."""
+    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}\n".encode())
+    row_bytes = prod(array.shape[1:]) * array.dtype.itemsize
+    step = max(1, _BLOCK_BYTES // max(row_bytes, 1))
+    for start in range(0, array.shape[0], step):
+        digest.update(np.ascontiguousarray(array[start : start + step]).data)
+    return digest.hexdigest()
 
 
 def _whole(path: Path, name: str, array: Array) -> GlobalArray:

@@ -40,7 +40,7 @@ def test_another_kind_of_file_is_refused(tmp_path):
     path = tmp_path / "other.h5"
     with h5py.File(path, "w") as file:
         file["x"] = 1
-    with pytest.raises(ValueError, match=r"other.h5 is no weights file of version 1"):
+    with pytest.raises(ValueError, match=r"other.h5 is no weights file of version 2"):
         read_weights(path)
 
 
@@ -50,7 +50,7 @@ def test_the_rows_that_are_asked_for_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(
         FileArray, "_read", lambda self, start, shape: shapes.append(shape) or plain(self, start, shape)
     )
-    with opened_weights(tmp_path / "net.h5") as arrays:
+    with opened_weights(tmp_path / "net.h5", is_checked=False) as arrays:
         assert arrays["head.a"].shape == (4, 8)
         assert shapes == []
         np.testing.assert_array_equal(arrays["head.a"][1:3, 2:5], whole[1:3, 2:5])
@@ -66,3 +66,38 @@ def test_other_numbers_and_no_hdf5_are_told(tmp_path):
     (tmp_path / "net.h5").write_bytes(b"no HDF5")
     with pytest.raises(ValueError, match=r"net.h5 is no HDF5 file"):
         read_weights(tmp_path / "net.h5")
+
+
+def test_other_numbers_than_were_written_are_damage_wherever_they_are(tmp_path):
+    whole = save_on(1, tmp_path / "net.h5")
+    content = (tmp_path / "net.h5").read_bytes()
+    for values in whole.values():
+        place = content.index(values.tobytes())
+        for byte in (place, place + values.nbytes - 1):
+            damaged = bytearray(content)
+            damaged[byte] ^= 1
+            (tmp_path / "net.h5").write_bytes(damaged)
+            with pytest.raises(ValueError, match=r"net.h5 is damaged: its SHA-256 is another one; take a checkpoint"):
+                read_weights(tmp_path / "net.h5")
+
+
+def test_arrays_that_have_changed_names_are_damage(tmp_path):
+    save_on(1, tmp_path / "net.h5")
+    with h5py.File(tmp_path / "net.h5", "r+") as file:
+        file.move("head.a", "head.x")
+        file.move("head.b", "head.a")
+        file.move("head.x", "head.b")
+    with pytest.raises(ValueError, match="is damaged"):
+        read_weights(tmp_path / "net.h5")
+
+
+def test_files_of_before_there_was_a_sha256_are_read(tmp_path):
+    whole = save_on(1, tmp_path / "net.h5")
+    with h5py.File(tmp_path / "net.h5", "r+") as file:
+        del file.attrs["sha256"]
+    with pytest.raises(ValueError, match="is damaged"):
+        read_weights(tmp_path / "net.h5")
+    with h5py.File(tmp_path / "net.h5", "r+") as file:
+        file.attrs["format_version"] = 1
+    found = read_weights(tmp_path / "net.h5")
+    assert all(np.array_equal(found[name], whole[name]) for name in whole)
