@@ -16,6 +16,7 @@ from rich.table import Table
 from data_prep.contact_sheet import contact_sheet, write_png
 from owt_mpi.data.manifest import FATES, DataError, Manifest
 from owt_mpi.data.shard_format import ShardReader
+from owt_mpi.input_file import one_line, printable
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def print_description(description: dict[str, Any], console: Console) -> None:
     }
     facts |= {f"note {number}": note for number, note in enumerate(description["source_notes"], 1)}
     for name, fact in facts.items():
-        console.print(f"{name}: {fact}", markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(f"{name}: {fact}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def _numbers(values: tuple[float, ...]) -> str:
@@ -119,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.json is not None:
             options.json.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     except (DataError, OSError) as error:
-        print(f"inspect: {error}", file=sys.stderr)
+        print(f"inspect: {one_line(error)}", file=sys.stderr)
         return 3
     return 0
 

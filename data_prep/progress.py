@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from owt_mpi.input_file import printable
+
 _LINES = 10  # of a log, for the whole of what is tracked
 _EXAMPLES = 3
 
@@ -21,7 +23,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print one line that begins with "warning:", and keep it."""

@@ -37,6 +37,7 @@ from owt_mpi.data.shard_format import shard_counts, shard_files
 from owt_mpi.data.shard_record import read_record
 from owt_mpi.data.shard_writer import ShardPlan, write_mean_image
 from owt_mpi.disk import sha256_of
+from owt_mpi.input_file import one_line
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ def run_command(
             told = {"out": str(out), "splits": splits, "duplicates": len(manifest.duplicates)}
             summary.write_text(json.dumps({**told, "warnings": reporter.warnings}, indent=1) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {one_line(error)}", file=sys.stderr)
         return 3 if isinstance(error, DataError | OSError) else 2
     found = ", ".join(f"{split} {entry.count} images" for split, entry in manifest.splits.items())
     reporter.say(f"{out}: {found}, {len(manifest.class_names)} classes")

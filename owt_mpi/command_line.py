@@ -11,6 +11,7 @@ import tyro
 
 from owt_mpi.comm.guard import USAGE_ERROR, CollectiveExit
 from owt_mpi.comm.launcher import launcher_rank
+from owt_mpi.input_file import one_line
 
 Options = TypeVar("Options")
 
@@ -38,7 +39,7 @@ def usage_errors() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise CollectiveExit(USAGE_ERROR, f"error: {error}") from None
+        raise CollectiveExit(USAGE_ERROR, f"error: {one_line(error)}") from None
     except BrokenPipeError:  # the help's reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise CollectiveExit(0, "") from None

@@ -12,6 +12,7 @@ from owt_mpi.disk import open_regular
 LARGEST_NUMBER = 2**53  # of whole numbers: what a float holds too
 _LARGEST_FLOAT = sys.float_info.max
 _MOST_LEVELS = 64  # of lists in lists
+_LONGEST_LINE = 1500
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 
@@ -58,6 +59,12 @@ def printable(value: object) -> str:
     """Return a text with what cannot be printed in a line escaped: ends of lines, commands of terminals, no Unicode."""
     text = str(value)
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def one_line(error: object) -> str:
+    """Return what an error says as one line of a bearable length, whatever it quotes."""
+    text = printable(error)
+    return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}..."
 
 
 def whole(value: object, name: str, least: int = 0, most: int = LARGEST_NUMBER) -> int:

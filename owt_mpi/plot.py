@@ -9,6 +9,7 @@ import tyro
 
 from owt_mpi.comm.guard import DATA_ERROR, CollectiveExit, run_command
 from owt_mpi.command_line import parse_options, usage_errors
+from owt_mpi.input_file import one_line
 from owt_mpi.seeing.plotting import check_installed, draw
 from owt_mpi.seeing.run_folder import read_runs
 
@@ -56,7 +57,7 @@ def main() -> int:
     try:
         draw(read_runs(options.runs), tuple(dict.fromkeys(options.what)), options.over == "time", Path(options.out))
     except (ValueError, OSError) as error:
-        raise CollectiveExit(DATA_ERROR, f"error: {error}") from None
+        raise CollectiveExit(DATA_ERROR, f"error: {one_line(error)}") from None
     print(f"curves in {options.out}")
     return 0
 

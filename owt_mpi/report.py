@@ -10,7 +10,7 @@ import tyro
 
 from owt_mpi.comm.guard import DATA_ERROR, CollectiveExit, run_command
 from owt_mpi.command_line import parse_options, usage_errors
-from owt_mpi.input_file import printable
+from owt_mpi.input_file import one_line, printable
 from owt_mpi.seeing.csv_file import write_csv
 from owt_mpi.seeing.page import page, sections_of, tables
 from owt_mpi.seeing.run_folder import read_runs
@@ -72,7 +72,7 @@ def main() -> int:
         if options.csv:
             write_csv(Path(options.csv), runs)
     except (ValueError, OSError) as error:
-        raise CollectiveExit(DATA_ERROR, f"error: {error}") from None
+        raise CollectiveExit(DATA_ERROR, f"error: {one_line(error)}") from None
     for run in runs:
         print(printable(f"{run.name}: {run.state}"))
         for part, problem in run.problems.items():

@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 
-from owt_mpi.input_file import listed, number, printable, read_json, read_text, short, table, text, truth, whole
+from owt_mpi.input_file import (
+    listed,
+    number,
+    one_line,
+    printable,
+    read_json,
+    read_text,
+    short,
+    table,
+    text,
+    truth,
+    whole,
+)
 
 
 def test_text_and_json_are_read(tmp_path: Path) -> None:
@@ -49,6 +61,11 @@ def test_pipes_devices_and_folders_are_not_read(tmp_path: Path) -> None:
             read_text(tmp_path / name, 100)
     with pytest.raises(FileNotFoundError):
         read_text(tmp_path / "missing", 100)
+
+
+def test_what_an_error_says_is_one_line() -> None:
+    assert one_line(ValueError("a\nb\x1b[2J é")) == "a\\nb\\x1b[2J é"
+    assert one_line("x" * 100_000) == "x" * 1500 + "..."
 
 
 def test_values_of_any_size_are_said_in_short() -> None:

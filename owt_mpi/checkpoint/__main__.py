@@ -13,7 +13,7 @@ import tyro
 from owt_mpi.checkpoint.folder import BEST, LATEST, checkpoints_in, resolve
 from owt_mpi.checkpoint.format import CheckpointError, CheckpointManifest
 from owt_mpi.checkpoint.reader import Checkpoint, verify
-from owt_mpi.input_file import printable
+from owt_mpi.input_file import one_line, printable
 from owt_mpi.tables import Table, render
 
 DAMAGED, DIFFERENT = 3, 1
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         if command.json is not None:
             command.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except (CheckpointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return DAMAGED
     return code
 

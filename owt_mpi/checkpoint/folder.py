@@ -21,7 +21,7 @@ def make_unfinished(folder: Path, step: int) -> Path:
     """Make and return an empty folder to write the checkpoint of `step` into; what others left unfinished goes."""
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(left)
+        _remove(left)
     path = folder / f"{_UNFINISHED}{checkpoint_name(step)}"
     path.mkdir()
     return path
@@ -36,7 +36,7 @@ def finish(unfinished: Path, is_best: bool) -> Path:
         set_aside = folder / f"{_UNFINISHED}replaced-{name}"
         final.rename(set_aside)
         unfinished.rename(final)
-        shutil.rmtree(set_aside)
+        _remove(set_aside)
     else:
         unfinished.rename(final)
     _point(folder / LATEST, name)
@@ -69,6 +69,14 @@ def resolve(path: Path) -> Path:
     if not found:
         raise CheckpointError(f"{path} holds no checkpoint; name a folder step-..., or one that holds such folders")
     return found[0]
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder with all in it, or what is in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()  # rmtree would wait for a pipe
 
 
 def _point(link: Path, name: str) -> None:

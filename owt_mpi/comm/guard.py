@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.launcher import LaunchError, launcher_rank, started_by_hydra
+from owt_mpi.input_file import one_line
 
 USAGE_ERROR = 2
 DATA_ERROR = 3
@@ -81,7 +82,7 @@ def agree(comm: Communicator, error: Exception | None, code: int = DATA_ERROR) -
     """
     text = None
     if error is not None:
-        text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        text = one_line(error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}")
     failed = [(rank, each) for rank, each in enumerate(comm.all_gather_object((_host(), text))) if each[1] is not None]
     if failed:
         rank, (host, first) = failed[0]

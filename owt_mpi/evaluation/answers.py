@@ -22,7 +22,7 @@ from owt_mpi.data.windows import copy_window
 from owt_mpi.evaluation.network import NetworkOptions, RankOptions, config_to_look, load_network
 from owt_mpi.evaluation.outcomes import scores_of
 from owt_mpi.evaluation.trained import FileOptions, Trained, facts_of_data, open_trained
-from owt_mpi.input_file import printable
+from owt_mpi.input_file import one_line, printable
 from owt_mpi.outputs import outputs_of
 from owt_mpi.trainer import Trainer
 from owt_mpi.training.setup import agreed, build_model, make_plan, open_backend
@@ -103,7 +103,7 @@ def run_prediction(options: PredictOptions) -> None:
             content = [_as_json(answer, asked.facts) for answer in answers]
             Path(options.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except (DataError, OSError) as error:
-        raise CollectiveExit(DATA_ERROR, f"error: {error}") from None
+        raise CollectiveExit(DATA_ERROR, f"error: {one_line(error)}") from None
 
 
 def _set_up(options: PredictOptions) -> _Asked:

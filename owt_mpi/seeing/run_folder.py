@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -217,4 +218,4 @@ def _read_samples(file: Path) -> Samples:
 
 
 def _score(value: Any) -> float | None:
-    return None if value is None else float(value)
+    return float(value) if value is not None and isfinite(value) else None

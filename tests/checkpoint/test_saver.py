@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -77,6 +78,15 @@ def test_a_link_to_itself_in_the_place_of_best_is_passed_over(tmp_path):
     (tmp_path / "best").symlink_to("best")
     assert save_steps(tmp_path, [1, 2, 3], keep=2) == ([], 3)
     assert [path.name for path in checkpoints_in(tmp_path)] == ["step-000000003", "step-000000002"]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["step-000000002", ".unfinished-step-000000001"])
+def test_a_pipe_in_the_place_of_a_checkpoint_goes(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    assert save_steps(tmp_path, [1, 2]) == ([], 2)
+    assert [path.name for path in checkpoints_in(tmp_path)] == ["step-000000002", "step-000000001"]
+    assert {path.name for path in tmp_path.iterdir()} == {"step-000000002", "step-000000001", "latest"}
 
 
 def test_a_step_that_is_reached_again_replaces_its_checkpoint(tmp_path):

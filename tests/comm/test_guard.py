@@ -181,3 +181,10 @@ def test_an_error_that_all_ranks_have_alike_names_no_rank() -> None:
         return str(caught.value)
 
     assert run_ranks(2, fn) == ["error: --lr is -1, but must be 0 or more"] * 2
+
+
+def test_what_an_error_quotes_stays_in_one_line() -> None:
+    with pytest.raises(CollectiveExit) as ended:
+        agree(SerialCommunicator(), ValueError("there is no file a\n\x1b[2J" + "b" * 10_000))
+    assert ended.value.message.startswith("error: there is no file a\\n\\x1b[2Jbbb")
+    assert len(ended.value.message) < 2000

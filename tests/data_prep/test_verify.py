@@ -106,6 +106,10 @@ def edit_classes(file: h5py.File) -> None:
     file["classes"][0] = b"fly"
 
 
+def edit_name(file: h5py.File) -> None:
+    file["names"][0] = b"\x1b[2J/"
+
+
 def remove_images(file: h5py.File) -> None:
     del file["images"]
 
@@ -115,6 +119,7 @@ def remove_images(file: h5py.File) -> None:
     [
         (edit_labels, "sample ant/0 has the label of class bee"),
         (edit_pixels, "its pixels do not have the sums that it says"),
+        (edit_name, "sample \\x1b[2J/ has the label"),
         (edit_classes, "its classes are not the manifest's"),
         (remove_images, "has no dataset 'images'"),
     ],

@@ -136,3 +136,14 @@ def test_what_a_run_says_of_its_end_does_not_move_the_cursor(tmp_path, monkeypat
     monkeypatch.setattr(sys, "argv", ["report", str(folder)])
     assert report.main() == 0
     assert "run: failed: a\\n\\x1b[2Jb\\ud800\n" in capsys.readouterr().out
+
+
+def test_scores_that_are_no_numbers_are_left_out(tmp_path):
+    folder = write_run(tmp_path / "run")
+    samples = json.loads((folder / "samples.json").read_text())
+    samples["images"][0]["classes"][0]["score"] = float("inf")
+    samples["images"][0]["classes"][1]["score"] = float("nan")
+    (folder / "samples.json").write_text(json.dumps(samples))
+    _, content = made(folder)
+    json.dumps(content, allow_nan=False)
+    assert content["overview"][0]["problems"] == {}
