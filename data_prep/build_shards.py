@@ -36,6 +36,7 @@ from owt_mpi.comm.placement import ranks_sharing_cores
 from owt_mpi.comm.serial import SerialCommunicator
 from owt_mpi.command_line import usage_errors
 from owt_mpi.data.manifest import DataError, Manifest, ShardEntry
+from owt_mpi.input_file import one_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 T = TypeVar("T")
@@ -242,7 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
             summary = _summary(options, manifest, reporter, comm.size)
             options.json.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
-        raise CollectiveExit(_exit_code(error), f"error: {error}") from error
+        raise CollectiveExit(_exit_code(error), f"error: {one_line(error)}") from error
     found = ", ".join(f"{name} {split.count} images" for name, split in manifest.splits.items())
     reporter.say(f"{options.out}: {found}, {len(manifest.class_names)} classes")
     return 0

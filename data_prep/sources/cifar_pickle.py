@@ -25,7 +25,8 @@ def read_pickle(content: bytes, label: str) -> dict[str, Any]:
         value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
         return {key.decode("ascii"): _finished(item) for key, item in value.items()}
     except _BROKEN as error:
-        raise DataError(f"{label} is not a pickle as CIFAR's are ({error}); fetch it again") from error
+        said = " ".join(str(error).split())
+        raise DataError(f"{label} is not a pickle as CIFAR's are ({said}); fetch it again") from error
 
 
 class _Record:

@@ -169,6 +169,10 @@ class Hostile:
     [
         ({"data_batch_3": b""}, "data_batch_3 is not a pickle as CIFAR's are"),
         ({"data_batch_3": pickle.dumps(Hostile())}, r"data_batch_3 is not a pickle .*\(it names \w+\.open\)"),
+        (
+            {"data_batch_3": b"Px\n."},
+            r"data_batch_3 is not a pickle as CIFAR's are \([^\n]*but no [^\n]*$",
+        ),
         ({"data_batch_3": pickled([1])}, "data_batch_3 is not a pickle as CIFAR's are"),
         ({"data_batch_3": b"cnumpy\nndarray\n)R."}, "it makes an array in an unknown way"),
         ({"data_batch_3": pickled({"data": "x", "labels": [1]})}, r"does not hold data \(n, 3072\) and n labels"),
