@@ -18,7 +18,7 @@ from owt_mpi.preset_files import parse_toml
 from owt_mpi.seeing.html import clean
 from owt_mpi.seeing.metrics_file import Metrics, flows_of, read_metrics
 
-_LARGEST_FILE = 1 << 28
+_LARGEST_FILE = 1 << 26  # the wire of ten thousand ranks; JSON may take twenty times as much memory
 _LARGEST_NUMBER = 1e300
 _PICTURE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+")
 _HOW = {
