@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.mpi_run import REPO_ROOT
+from tests.virtual_hosts import environment_of
 
 MPICH, OPEN_MPI = "HYDRA build details:", "mpirun (Open MPI) 5.0.11"
 # Runs a command on a "host", as ssh would; "gone" does not answer, and "other" has another MPI.
@@ -49,10 +51,13 @@ class Script:
         env = {**os.environ, "OWT_MPI_VENV": str(self.folder / "environment"), "OWT_MPI_AGENT": str(self._agent),
                "PYTHONPATH": str(REPO_ROOT), **variables}  # fmt: skip
         arguments = [str(self.folder / "hosts.txt"), str(self.run_dir), *options]
-        return subprocess.run(
-            ["bash", str(REPO_ROOT / "launch" / "hosts.sh"), *arguments],
-            cwd=self.folder, env=env, capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
+        try:
+            return subprocess.run(
+                ["bash", str(REPO_ROOT / "launch" / "hosts.sh"), *arguments],
+                cwd=self.folder, env=env, capture_output=True, text=True, check=False, timeout=60,
+            )  # fmt: skip
+        finally:
+            self._kill_what_is_left()
 
     @property
     def started(self) -> list[str]:
@@ -62,6 +67,18 @@ class Script:
     def trained(self) -> str:
         """A command after which the run has weights."""
         return f"touch {self.run_dir}/weights.h5"
+
+    def _kill_what_is_left(self) -> None:
+        """Kill what the script has started and not ended: mpirun is in a session of its own, and outlives it."""
+        while left := self._processes():
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _processes(self) -> list[int]:
+        """Return the script's processes, which have its agent in their environment."""
+        found = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+        return [pid for pid in found if environment_of(pid).get(b"OWT_MPI_AGENT") == str(self._agent).encode()]
 
     def _program(self, path: Path, text: str) -> Path:
         path.write_text(text)
