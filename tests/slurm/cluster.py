@@ -51,7 +51,10 @@ KillWait={kill_wait}
 MinJobAge=3600
 SlurmdParameters=config_overrides
 GresTypes=gpu
-PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2
 """
 NODE = (
     "NodeName=n{number} NodeHostname=n{number} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=4000 Gres=gpu:{gpus}\n"
@@ -61,7 +64,8 @@ NODE = (
 class Cluster:
     """`num_nodes` nodes n1, n2, ... of 4 CPUs and `num_gpus` GPUs each; files and logs in `folder`.
 
-    Nodes have their own names, and this machine's network. `kill_wait` seconds pass between SIGTERM and SIGKILL.
+    Nodes have their own names, and this machine's network. `kill_wait` seconds pass between SIGTERM and SIGKILL. A job
+    in the partition `urgent` takes the nodes of others, which have a minute after SIGTERM.
     """
 
     def __init__(self, folder: Path, num_nodes: int = 2, num_gpus: int = 2, kill_wait: int = 60) -> None:
@@ -175,7 +179,7 @@ class Cluster:
         text = CONFIGURATION.format(
             ports=ports, folder=self.folder, first_job=first_job, kill_wait=self._kill_wait
         )  # fmt: skip
-        (self.folder / "slurm.conf").write_text(text.replace("PartitionName", f"{nodes}PartitionName"))
+        (self.folder / "slurm.conf").write_text(text.replace("PreemptType", f"{nodes}PreemptType"))
         files = ",".join(GPU_FILES[: self._num_gpus])
         (self.folder / "gres.conf").write_text(f"Name=gpu File={files}\n" if files else "")
 
@@ -206,7 +210,7 @@ class Cluster:
     def _idle(self) -> int:
         command = ["sinfo", "--noheader", "--states=idle", "--Node", "--format=%N"]
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False, timeout=60)
-        return len(done.stdout.split())
+        return len(set(done.stdout.split()))  # a node is named once for each partition
 
 
 def _free_ports(count: int) -> list[int]:

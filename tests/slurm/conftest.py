@@ -74,6 +74,11 @@ class Training(GatedTraining):
         )  # fmt: skip
         return self
 
+    def preempt(self) -> str:
+        """Submit a job that takes the nodes away, and return its number."""
+        whole = ("--partition=urgent", "--nodes=2", "--ntasks-per-node=4", "--mem-per-cpu=10M")
+        return self.cluster.submit(*whole, f"--output={self.folder}/urgent.out", "--wrap=true")
+
     def wait(self) -> str:
         """Return the state in which the job ends."""
         return self.cluster.wait(self.job)

@@ -48,7 +48,20 @@ def test_the_end_of_the_time_is_announced_early_enough(training: Training, undis
     training.assert_weights(undisturbed)
 
 
-def test_a_preempted_job_goes_on_later(training: Training, undisturbed: Weights):
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_job_of_higher_priority_has_the_nodes_first(training: Training, undisturbed: Weights, launcher: str):
+    training.submit(OWT_MPI_LAUNCHER=launcher)
+    training.wait_until_halted()
+    urgent = training.preempt()
+    assert training.wait() == "COMPLETED", training.output
+    assert training.cluster.wait(urgent) == "COMPLETED"
+    assert "stopped after step 5 by SIGTERM" in training.output
+    assert f"job {training.job} is submitted again" in training.output, "within the time that SLURM grants"
+    training.assert_went_on(5)
+    training.assert_weights(undisturbed)
+
+
+def test_a_job_that_is_requeued_goes_on_later(training: Training, undisturbed: Weights):
     training.submit()
     training.wait_until_halted()
     training.cluster.run("scontrol", "requeue", training.job)
