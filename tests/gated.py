@@ -59,9 +59,9 @@ class GatedTraining:
     def open_gate(self) -> None:
         (self.folder / "open").touch()
 
-    def wait_until_halted(self) -> list[int]:
-        """Return the process ids of the four ranks when all halt in step 4, and the checkpoint of step 2 is written."""
-        halted = [self.folder / f"halted-{rank}" for rank in range(4)]
+    def wait_until_halted(self, num_ranks: int = 4) -> list[int]:
+        """Return the process ids of the ranks when all halt in step 4, and the checkpoint of step 2 is written."""
+        halted = [self.folder / f"halted-{rank}" for rank in range(num_ranks)]
 
         def is_halted() -> bool:
             assert not self.has_ended(), self.output

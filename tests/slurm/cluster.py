@@ -9,7 +9,7 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from tests.slurm.install import missing
 from tests.virtual_hosts import VirtualHost, command_of, environment_of
 
 GPU_FILES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random")  # SLURM wants device files, and opens none
+PROCESSORS = ("CPUs", "Boards", "SocketsPerBoard", "CoresPerSocket", "ThreadsPerCore")
 START_SECONDS = 60.0
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 CONFIGURATION = """\
@@ -33,7 +34,7 @@ AuthInfo=socket={folder}/munge/socket
 CredType=cred/munge
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin=task/{task}
 JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
@@ -57,20 +58,25 @@ PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2
 """
 NODE = (
-    "NodeName=n{number} NodeHostname=n{number} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=4000 Gres=gpu:{gpus}\n"
+    "NodeName=n{number} NodeHostname=n{number} NodeAddr=127.0.0.1 Port={port} {cpus} RealMemory=4000 Gres=gpu:{gpus}\n"
 )
 
 
 class Cluster:
     """`num_nodes` nodes n1, n2, ... of 4 CPUs and `num_gpus` GPUs each; files and logs in `folder`.
 
+    The CPUs only count; with `cpus`, what this_machine() returns, each node has those, and ranks are bound to them.
+
     Nodes have their own names, and this machine's network. `kill_wait` seconds pass between SIGTERM and SIGKILL. A job
     in the partition `urgent` takes the nodes of others, which have a minute after SIGTERM.
     """
 
-    def __init__(self, folder: Path, num_nodes: int = 2, num_gpus: int = 2, kill_wait: int = 60) -> None:
+    def __init__(
+        self, folder: Path, num_nodes: int = 2, num_gpus: int = 2, kill_wait: int = 60,
+        cpus: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
         self.folder, self.nodes = folder, [f"n{number}" for number in range(1, num_nodes + 1)]
-        self._num_gpus, self._kill_wait = num_gpus, kill_wait
+        self._num_gpus, self._kill_wait, self._cpus = num_gpus, kill_wait, cpus
         self._let_go_on: set[tuple[str, str]] = set()  # jobs that were told to go on, and in which life
         inherited = {name: text for name, text in os.environ.items() if not name.startswith(("SLURM", "PMI", "OMPI"))}
         self.env = {**inherited, "SLURM_CONF": f"{folder}/slurm.conf"}
@@ -171,13 +177,16 @@ class Cluster:
         for name in ("controller", *self.nodes):
             (self.folder / name / "tmp").mkdir(parents=True)
         (self.folder / "hosts").write_text(f"127.0.0.1 localhost controller {' '.join(self.nodes)}\n")
+        cpus = " ".join(f"{name}={number}" for name, number in (self._cpus or {"CPUs": 4}).items())
         nodes = "".join(
-            NODE.format(number=number, port=port, gpus=self._num_gpus) for number, port in enumerate(ports[1:], 1)
+            NODE.format(number=number, port=port, gpus=self._num_gpus, cpus=cpus)
+            for number, port in enumerate(ports[1:], 1)
         )
         # MPICH names what ranks of a node share by the job's number, and killed ranks leave it behind
         first_job = secrets.randbelow(60_000_000) + 1
         text = CONFIGURATION.format(
-            ports=ports, folder=self.folder, first_job=first_job, kill_wait=self._kill_wait
+            ports=ports, folder=self.folder, first_job=first_job, kill_wait=self._kill_wait,
+            task="affinity" if self._cpus else "none",
         )  # fmt: skip
         (self.folder / "slurm.conf").write_text(text.replace("PreemptType", f"{nodes}PreemptType"))
         files = ",".join(GPU_FILES[: self._num_gpus])
@@ -211,6 +220,13 @@ class Cluster:
         command = ["sinfo", "--noheader", "--states=idle", "--Node", "--format=%N"]
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, check=False, timeout=60)
         return len(set(done.stdout.split()))  # a node is named once for each partition
+
+
+def this_machine() -> dict[str, int]:
+    """Return what slurmd sees of this machine's processors: CPUs, CoresPerSocket, ThreadsPerCore, ..."""
+    said = subprocess.run(["slurmd", "-C"], capture_output=True, text=True, check=True, timeout=60).stdout
+    facts = dict(word.split("=", 1) for word in said.split() if "=" in word)
+    return {name: int(facts[name]) for name in PROCESSORS}
 
 
 def _free_ports(count: int) -> list[int]:
