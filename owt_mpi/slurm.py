@@ -21,7 +21,7 @@ owt_mpi.evaluate. They are looked at here, so that a job does not wait in the qu
 
 Examples:
   python -m owt_mpi.slurm train --nodes 4 --gpus-per-node 4 --time 24:00:00 --account abc123 --out train.sh \\
-      -- runs/first --preset alexnet-owt --data /scratch/me/imagenet
+      -- runs/first --preset alexnet-owt --head-group-size 8 --data /scratch/me/imagenet
   python -m owt_mpi.slurm prep --launcher mpirun --modules openmpi/5.0 -- /data/ILSVRC2012 /scratch/me/imagenet
   python -m owt_mpi.slurm eval --gpus-per-node 0 --ranks-per-node 2 -- runs/first --views 10 --json scores.json"""
 NEEDED = {
