@@ -198,6 +198,28 @@ def test_a_training_that_was_stopped_is_submitted_again_and_no_other(tmp_path: P
     assert ("scontrol requeue 7" in done.stdout) == again, done.stderr
 
 
+RECORD = '{"kind": "end", "seconds": 2.5, "step": 5, "how": "%s", "why": ""}'
+
+
+@needs_environment
+@pytest.mark.parametrize(
+    ("how", "code", "again"),
+    [("stopped", 143, True), ("failed", 143, False), ("stopped", 1, False), (None, 143, False)],
+    ids=["stopped", "failed", "stopped, but failed after", "stopped before"],
+)
+def test_ranks_that_srun_ends_when_the_first_has_stopped_are_known_by_the_record(
+    tmp_path: Path, how: str | None, code: int, again: bool
+):
+    """As after a signal to the ranks alone, of which the script hears nothing."""
+    (tmp_path / "run").mkdir()
+    records = tmp_path / "run" / "metrics.jsonl"
+    records.write_text(RECORD % "stopped" + "\n")
+    record = f"echo '{RECORD.replace('2.5', '3.5') % how}' >>{records}; " if how else ""
+    done = train(tmp_path, ending(f"{record}exit {code}"))
+    assert done.returncode != 0
+    assert ("scontrol requeue 7" in done.stdout) == again, done.stderr
+
+
 @needs_environment
 @pytest.mark.parametrize("arguments", [(), ("--preset", "demo")], ids=["nothing", "options"])
 def test_a_training_without_its_folder_says_how_it_is_called(tmp_path: Path, arguments: tuple[str, ...]):
