@@ -22,6 +22,7 @@ from owt_mpi.comm.progress import Progress, ProgressFolder
 from owt_mpi.comm.wrapper import Call, CommunicatorWrapper
 
 MAX_NAMED = 8  # ranks in one message
+_STOPPED = 4  # a thread that wakes after so many times as long as it wanted to sleep was stopped meanwhile
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Watch:
         self._under_way: deque[Started] = deque()  # in the order they were started
         self._order = 0
         self._wait: tuple[Started, float] | None = None  # what is waited for, and since when
-        self._reported: tuple[Started, float] | None = None
+        self._reported: Started | None = None
 
     def communicator(self, world: Communicator) -> Communicator:
         """Return `world`, with this watch on it and on what is made of it by dup and split."""
@@ -89,9 +90,11 @@ class Watch:
         interval = max(1.0, min(self._stall_seconds / 4, 15.0))
 
         def run() -> None:
+            looked = self._clock()
             self.tick(progress)
             while not end.wait(interval):
-                self.tick(progress)
+                nap, looked = self._clock() - looked, self._clock()
+                self.tick(progress, stopped_seconds=nap - interval if nap > _STOPPED * interval else 0.0)
 
         thread = threading.Thread(target=run, name=f"owt_mpi watch of rank {self._rank}", daemon=True)
         thread.start()
@@ -102,9 +105,16 @@ class Watch:
             thread.join()
             progress.remove()
 
-    def tick(self, progress: ProgressFolder) -> None:
-        """Write this rank's progress; if it has waited for too long, say so or abort."""
+    def tick(self, progress: ProgressFolder, stopped_seconds: float = 0.0) -> None:
+        """Write this rank's progress; if it has waited for too long, say so or abort.
+
+        `stopped_seconds`, for which this process was stopped since the last tick, are no waiting: where a job is
+        suspended and resumed (SIGSTOP, SIGCONT), no rank has held up another.
+        """
         with self._lock:
+            if stopped_seconds and self._wait is not None:
+                started, since = self._wait
+                self._wait = started, min(since + stopped_seconds, self._clock())
             wait, num_started = self._wait, dict(self._num_started)
             last = wait[0].order if wait is not None else -1
             before = [started for started in self._under_way if started.order <= last]
@@ -116,8 +126,8 @@ class Watch:
         seconds = self._clock() - wait[1]
         if self._abort_seconds and seconds >= self._abort_seconds:
             self._abort(f"{self._describe(seconds, before, progress)}; --stall-abort-seconds have passed")
-        elif seconds >= self._stall_seconds and wait is not self._reported:
-            self._reported = wait
+        elif seconds >= self._stall_seconds and wait[0] is not self._reported:
+            self._reported = wait[0]
             self._say(self._describe(seconds, before, progress))
 
     def started(self, name: str, members: tuple[int, ...], what: str) -> Started:

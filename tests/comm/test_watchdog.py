@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -203,6 +204,26 @@ def test_no_abort_where_its_limit_is_0(tmp_path: Path) -> None:
         now[0] = 1e9
         watch.tick(ProgressFolder(tmp_path, 0))
     assert (len(said), aborted) == (1, [])
+
+
+def test_while_a_job_is_suspended_nobody_waits(tmp_path: Path) -> None:
+    """The watch finds out by itself: its thread wakes far too late. The clock jumps while it sleeps for a second."""
+    watch, said, aborted, now = watch_alone((4, 5))
+    looked = threading.Semaphore(0)
+    tick = watch.tick
+    watch.tick = lambda *given, **named: (tick(*given, **named), looked.release())  # type: ignore[method-assign]
+    watch.communicator(SimpleNamespace(rank=0, size=2, label="world"))  # type: ignore[arg-type]
+    with watch.running(tmp_path), watch.waiting(watch.started("world", (0, 1), "barrier()")):
+        looked.acquire()
+        now[0] = 3000.0
+        looked.acquire()
+        assert (said, aborted) == ([], [])
+        now[0] += 3.9
+        looked.acquire()
+        assert (len(said), aborted) == (1, [])
+        now[0] += 1.2
+        looked.acquire()
+    assert aborted[0].startswith("rank 0 has waited 6 s for barrier()")
 
 
 def test_of_many_ranks_some_are_named_and_the_others_counted(tmp_path: Path) -> None:
