@@ -104,8 +104,10 @@ class OneDnnOperations:
         if b is not None:
             check_shape("linear", "b", b, w.shape[:1])
             arrays[BIAS] = b
-        geometry = Linear(len(x), x.shape[1], len(w), b is not None, relu, wide=drop is not None)
+        geometry = Linear(len(x), x.shape[1], len(w), b is not None, wide=drop is not None)
         self._run(products.linear, geometry, arrays)
+        if relu:
+            np.maximum(y, 0, out=y)  # not by oneDNN, which makes 0 of NaN
         return self._dropped(y, drop)
 
     def linear_grad_x(self, gy: np.ndarray, w: np.ndarray) -> np.ndarray:

@@ -14,23 +14,21 @@ class Linear(NamedTuple):
     inputs: int
     outputs: int
     bias: bool = False
-    relu: bool = False  # of the result, in the forward direction
     wide: bool = False  # the forward direction's result is float32, whatever the operands are
 
 
 def linear(context: Context, geometry: Linear) -> Primitive:
     """Arguments: SRC, WEIGHTS, DST and, with a bias, BIAS. A matmul: it takes w', as it lies, faster than others."""
-    library, (rows, num_inputs, num_outputs, bias, rectifies, wide) = context.library, geometry
+    library, (rows, num_inputs, num_outputs, bias, wide) = context.library, geometry
     x = _matrix(context, rows, num_inputs)
     w = library.strided_descriptor((num_inputs, num_outputs), (1, num_inputs), context.data_type)
     b = _matrix(context, 1, num_outputs) if bias else None
     result_type = api.FLOAT32 if wide else context.data_type
     y = library.strided_descriptor((rows, num_outputs), (num_outputs, 1), result_type)
-    attributes = library.attributes_with_relu if rectifies else library.attributes
     inputs = {api.SRC: x, api.WEIGHTS: w}
     if b is not None:
         inputs[api.BIAS] = b
-    primitive_desc = library.create("matmul_primitive_desc_create", library.engine, x, w, b, y, attributes)
+    primitive_desc = library.create("matmul_primitive_desc_create", library.engine, x, w, b, y, library.attributes)
     return Primitive(context, primitive_desc, inputs, {api.DST: y})
 
 

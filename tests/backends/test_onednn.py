@@ -55,6 +55,11 @@ def test_products_over_nothing_are_zeros(onednn, rows, inputs, outputs):
     np.testing.assert_array_equal(onednn.linear(x, w, bias), np.broadcast_to(bias, (rows, outputs)))
 
 
+def test_a_fully_connected_layer_hides_no_nan(onednn):
+    x, w = np.full((2, 3), np.nan, np.float32), np.ones((4, 3), np.float32)
+    assert np.isnan(onednn.linear(x, w, None, relu=True)).all()
+
+
 def test_threads_share_a_backend(onednn):
     """Each thread takes the table from another place on, so that equal and different geometries meet."""
 
