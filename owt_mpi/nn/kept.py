@@ -37,11 +37,12 @@ def steps_of(root: Module, x: Tensor, itemsize: int, backend: str) -> tuple[list
     """Return the steps of `root` applied to the symbolic `x` in training, and its output.
 
     A ReLU right behind a layer that can rectify by itself is joined with it, and a Dropout behind a ReLU, as Sequential
-    does: one output is kept.
+    does: one output is kept. Of a convolution with ReLU and max pooling behind it the pooling's alone is.
     """
     visits, output = walk(root, x)
     made = [(y, op) for visit in visits for y, op in zip(visit.made, visit.ops, strict=True)]
-    return [_step(op, y, itemsize, backend) for y, op in made], output
+    pooled = {id(relu.inputs[0].creator) for _, op in made if (relu := _pooled_relu(op)) is not None}
+    return [_step(op, y, itemsize, backend, is_let_go=id(op) in pooled) for y, op in made], output
 
 
 def kept_bytes(steps: Iterable[Step]) -> int:
@@ -70,13 +71,20 @@ def _is_joined(op: Op) -> bool:
     return isinstance(op, ReluOp) and isinstance(before, Conv2dOp | LinearOp | AddBiasOp)
 
 
-def _step(op: Op, y: Tensor, itemsize: int, backend: str) -> Step:
+def _pooled_relu(op: Op) -> ReluOp | None:
+    """Return the ReLU behind a convolution that `op`, max pooling, goes back through."""
+    before = op.inputs[0].creator if isinstance(op, MaxPool2dOp) else None
+    return before if isinstance(before, ReluOp) and isinstance(before.inputs[0].creator, Conv2dOp) else None
+
+
+def _step(op: Op, y: Tensor, itemsize: int, backend: str, is_let_go: bool) -> Step:
     size = prod(y.shape)
     is_view = isinstance(op, FlattenOp)
     grads = [(x, prod(x.shape) * itemsize) for x, needed in zip(op.inputs, op.needs_grad, strict=True) if needed]
     return Step(
         op=op,
-        kept=(0 if is_view or _is_joined(op) else size * itemsize) + _workspace(op, size, itemsize, backend),
+        kept=(0 if is_view or is_let_go or _is_joined(op) else size * itemsize)
+        + _workspace(op, size, itemsize, backend),
         grad_y=size * itemsize,
         grad_x=0 if is_view else sum(num_bytes for x, num_bytes in grads if not isinstance(x, Parameter)),
         grad_w=sum(num_bytes for x, num_bytes in grads if isinstance(x, Parameter)),

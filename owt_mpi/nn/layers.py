@@ -19,7 +19,7 @@ from owt_mpi.ops.dropout import DropoutOp, dropout_mask
 from owt_mpi.ops.flatten import flatten
 from owt_mpi.ops.linear import linear
 from owt_mpi.ops.lrn import lrn
-from owt_mpi.ops.max_pool2d import max_pool2d
+from owt_mpi.ops.max_pool2d import max_pool2d, max_pool2d_of_rectified
 from owt_mpi.ops.relu import relu
 
 _HE, _ZERO = HeNormal(), Constant(0.0)
@@ -65,7 +65,10 @@ class Conv2d(Module):
     def forward_with(self, following: Sequence[Module], x: Tensor, ctx: Context) -> tuple[Tensor, int]:
         if type(self) is not Conv2d or not following or not following[0].is_relu:  # a subclass may do otherwise
             return super().forward_with(following, x, ctx)
-        return conv2d(x, self.weight, self.bias, self.stride, self.pad, relu=True), 1
+        y = conv2d(x, self.weight, self.bias, self.stride, self.pad, relu=True)
+        if len(following) > 1 and type(pool := following[1]) is MaxPool2d:
+            return max_pool2d_of_rectified(y, pool.kernel, pool.stride, pool.pad), 2
+        return y, 1
 
 
 class Arithmetic(Protocol):

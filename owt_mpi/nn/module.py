@@ -84,8 +84,8 @@ class Module:
 class Sequential(Module):
     """Modules applied one after the other, each under its name.
 
-    A module and a ReLU after it, and a Dropout after that, are one step where the module knows how, unless somebody
-    watches, or there are no values: then every module's output is there to be seen.
+    A module and a ReLU after it, and a Dropout or MaxPool2d after that, are one step where the module knows how, unless
+    somebody watches, or there are no values: then every module's output is there to be seen.
     """
 
     def __init__(self, layers: Mapping[str, Module]) -> None:

@@ -20,6 +20,11 @@ class TailedOp(Op):
         self.y = y if self.relu else None
         return y
 
+    def leave_relu_grad(self) -> None:
+        """Keep no output: the operation behind this gives the gradient of what the ReLU was applied to."""
+        assert self.drop is None
+        self.relu, self.y = False, None
+
     def before_tail(self, gy: Array) -> Array:
         """Return the gradient of what the tail was applied to, given the output's."""
         if not self.relu:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from owt_mpi.autograd import Tensor, backward, symbolic, tensor
+from owt_mpi.autograd import Tensor, backward, no_tape, symbolic, tensor
 from owt_mpi.backends.reference import ReferenceBackend
 from owt_mpi.nn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU
 from owt_mpi.nn.module import Context, Module, Sequential, assign_names, symbolic_context
@@ -77,6 +77,42 @@ def test_a_dropout_after_a_relu_goes_with_it_and_changes_no_bit():
     np.testing.assert_array_equal(one_go.data, in_steps.data)
     for one, other in zip(gradients, plain_gradients, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def pooling_network(pool: type[MaxPool2d] = MaxPool2d) -> Sequential:
+    net = Sequential({"conv": Conv2d(2, 4, 3, 1, 1), "relu": ReLU(), "pool": pool(3, 2)})  # windows overlap
+    assign_names(net, "net")
+    for seed, parameter in enumerate(net.parameters()):
+        parameter.set_data(
+            np.random.default_rng(seed).standard_normal(parameter.shape) - 3 * parameter.is_bias, REFERENCE
+        )
+    return net
+
+
+def test_max_pooling_of_what_is_rectified_keeps_the_maxima_alone_and_changes_no_bit():
+    ctx, net = Context(True, np.arange(3)), pooling_network()
+    y = net(tensor(IMAGES, REFERENCE, requires_grad=True), ctx)
+    assert y.creator is not None
+    convolved = y.creator.inputs[0]
+    assert (convolved.data, convolved.creator.y) == (None, None)
+    one_go, names, gradients = run(net, ctx)
+    assert names == ["MaxPool2dOp", "Conv2dOp"]
+    assert 0 < np.count_nonzero(one_go.data) < one_go.data.size, "windows without a number above 0 pass nothing back"
+    in_steps, names, plain_gradients = run(pooling_network(), Context(True, np.arange(3), watch=lambda *_: None))
+    assert names == ["MaxPool2dOp", "ReluOp", "Conv2dOp"]
+    np.testing.assert_array_equal(one_go.data, in_steps.data)
+    for one, other in zip(gradients, plain_gradients, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_max_pooling_goes_its_own_way_without_a_tape_and_in_a_subclass():
+    class Other(MaxPool2d):
+        pass
+
+    assert run(pooling_network(Other), Context(True, np.arange(3)))[1] == ["MaxPool2dOp", "Conv2dOp"]
+    with no_tape():
+        y = pooling_network()(tensor(IMAGES, REFERENCE), Context(False, np.arange(3)))
+    np.testing.assert_array_equal(y.data, run(pooling_network(), Context(True, np.arange(3)))[0].data)
 
 
 def test_a_dropout_that_drops_nothing_is_passed_over():
