@@ -11,7 +11,7 @@ from owt_mpi.backends.reference import ReferenceBackend
 from owt_mpi.nn.layers import Dropout
 from owt_mpi.nn.model import Model
 from tests.golden.case import Case, Outcome, initial_values
-from tests.peer.pytorch_nets import FINAL_CHANNELS, NETS, from_torch, to_torch
+from tests.peer.pytorch_nets import NETS, final_shape, from_torch, to_torch
 
 
 class Mask(nn.Module):
@@ -64,6 +64,5 @@ def _mask(case: Case, model: Model, name: str, width: int, dtype: np.dtype) -> t
     backend = ReferenceBackend()
     mask = layer(tensor(np.ones((case.batch, width), dtype), backend), case.context()).data
     if name == "dropout6":
-        side = round((width / FINAL_CHANNELS) ** 0.5)
-        mask = mask.reshape(case.batch, side, side, FINAL_CHANNELS).transpose(0, 3, 1, 2).reshape(mask.shape)
+        mask = mask.reshape(case.batch, *final_shape(width)).transpose(0, 3, 1, 2).reshape(mask.shape)
     return torch.from_numpy(mask.copy())

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 FIRST_FC = "head.fc6.weight"  # reads the flattened image of the trunk
-FINAL_CHANNELS = 256
+FINAL_CHANNELS = (256, 512)  # of the alexnets, and of vgg11: no number of features fits both
 TRUNK_STRIDE_AND_KERNEL = ((4, 11, 2), (2, 3, 0), (1, 5, 2), (2, 3, 0), (2, 3, 0))  # convolutions of pad 1 keep sizes
 
 
@@ -35,7 +35,7 @@ def alexnet(crop: int, num_classes: int) -> nn.Module:
         pool5=nn.MaxPool2d(kernel_size=3, stride=2),
         flatten=nn.Flatten(),
     )
-    return _net(trunk, crop, num_classes)
+    return _net(trunk, _alexnet_features(crop), num_classes)
 
 
 def alexnet_owt(crop: int, num_classes: int) -> nn.Module:
@@ -58,7 +58,21 @@ def alexnet_owt(crop: int, num_classes: int) -> nn.Module:
         pool5=nn.MaxPool2d(kernel_size=3, stride=2),
         flatten=nn.Flatten(),
     )
-    return _net(trunk, crop, num_classes)
+    return _net(trunk, _alexnet_features(crop), num_classes)
+
+
+def vgg11(crop: int, num_classes: int) -> nn.Module:
+    """Return torchvision's vgg11 for images of side `crop`, without its pooling to 7 x 7 (which is there at 224)."""
+    trunk: OrderedDict[str, nn.Module] = OrderedDict()
+    channels = 3
+    for block, filters in enumerate(((64,), (128,), (256, 256), (512, 512), (512, 512)), start=1):
+        for i, width in enumerate(filters, start=1):
+            trunk[f"conv{block}_{i}"] = nn.Conv2d(channels, width, kernel_size=3, padding=1)
+            trunk[f"relu{block}_{i}"] = nn.ReLU(inplace=True)
+            channels = width
+        trunk[f"pool{block}"] = nn.MaxPool2d(kernel_size=2, stride=2)
+    trunk["flatten"] = nn.Flatten()
+    return _net(trunk, 512 * (crop // 32) ** 2, num_classes)
 
 
 def softmax_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -76,6 +90,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 NETS: dict[str, tuple[Callable[[int, int], nn.Module], Loss]] = {
     "alexnet": (alexnet, softmax_loss),
     "alexnet-owt": (alexnet_owt, logistic_loss),
+    "vgg11": (vgg11, softmax_loss),
 }
 
 
@@ -84,8 +99,7 @@ def to_torch(name: str, values: np.ndarray) -> torch.Tensor:
     if values.ndim == 4:
         values = values.transpose(0, 3, 1, 2)
     elif name == FIRST_FC:
-        side = _final_side(values)
-        values = values.reshape(-1, side, side, FINAL_CHANNELS).transpose(0, 3, 1, 2).reshape(values.shape)
+        values = values.reshape(-1, *final_shape(values.shape[1])).transpose(0, 3, 1, 2).reshape(values.shape)
     return torch.from_numpy(values.copy())
 
 
@@ -95,15 +109,24 @@ def from_torch(name: str, values: torch.Tensor) -> np.ndarray:
     if array.ndim == 4:
         array = array.transpose(0, 2, 3, 1)
     elif name == FIRST_FC:
-        side = _final_side(array)
-        array = array.reshape(-1, FINAL_CHANNELS, side, side).transpose(0, 2, 3, 1).reshape(array.shape)
+        side, _, channels = final_shape(array.shape[1])
+        array = array.reshape(-1, channels, side, side).transpose(0, 2, 3, 1).reshape(array.shape)
     return np.array(array, order="C")
 
 
-def _net(trunk: OrderedDict[str, nn.Module], crop: int, num_classes: int) -> nn.Module:
+def final_shape(num_features: int) -> tuple[int, int, int]:
+    """Return h, w, c of the image that is flattened to so many features."""
+    for channels in FINAL_CHANNELS:
+        side = isqrt(num_features // channels)
+        if side * side * channels == num_features:
+            return side, side, channels
+    raise AssertionError(f"{num_features} features are of no square image of {FINAL_CHANNELS} channels")
+
+
+def _net(trunk: OrderedDict[str, nn.Module], num_features: int, num_classes: int) -> nn.Module:
     head = OrderedDict(
         dropout6=nn.Dropout(0.5),
-        fc6=nn.Linear(_num_features(crop), 4096),
+        fc6=nn.Linear(num_features, 4096),
         relu6=nn.ReLU(inplace=True),
         dropout7=nn.Dropout(0.5),
         fc7=nn.Linear(4096, 4096),
@@ -113,12 +136,8 @@ def _net(trunk: OrderedDict[str, nn.Module], crop: int, num_classes: int) -> nn.
     return nn.Sequential(OrderedDict(trunk=nn.Sequential(trunk), head=nn.Sequential(head)))
 
 
-def _num_features(crop: int) -> int:
+def _alexnet_features(crop: int) -> int:
     side = crop
     for stride, kernel, pad in TRUNK_STRIDE_AND_KERNEL:
         side = (side + 2 * pad - kernel) // stride + 1
-    return FINAL_CHANNELS * side * side
-
-
-def _final_side(first_fc: np.ndarray) -> int:
-    return isqrt(first_fc.shape[1] // FINAL_CHANNELS)
+    return 256 * side * side

@@ -17,12 +17,13 @@ pytestmark = pytest.mark.peer
 # rounding alone: of float32 through eight layers, of float64
 TOLERANCE = {"float32": 1e-4, "float64": 1e-12}
 
-# At side 95 the last pool leaves 2 x 2 x 256, so that the order of the features matters.
+# At side 95 the last pool leaves 2 x 2 x 256, vgg11's at side 64 2 x 2 x 512: the order of the features matters.
 CASES = {
     "alexnet": Case("alexnet", crop=95, num_classes=20, batch=3, training=False),
     "alexnet with dropout": Case("alexnet", crop=95, num_classes=20, batch=3, training=True),
     # images this large make the LRN's sum of squares as large as its constant k
     "alexnet-owt": Case("alexnet-owt", crop=95, num_classes=20, batch=3, training=False, image_std=400.0),
+    "vgg11": Case("vgg11", crop=64, num_classes=20, batch=2, training=False),
 }
 FULL_SIZE = Case("alexnet", crop=224, num_classes=1000, batch=2, training=False)
 
