@@ -18,7 +18,7 @@ from typing import Annotated
 
 import tyro
 
-from benchmarks.contestant import Command, Contestant
+from benchmarks.contestant import Command, Contestant, take_turns
 from benchmarks.loader_data import write_class_folders, write_web_tar
 from benchmarks.machine import machine
 from data_prep.build_shards import build
@@ -150,13 +150,8 @@ def measure(options: Options, entries: list[Entry]) -> tuple[list[Row], dict[str
             (entry.stored, entry.what): stack.enter_context(Contestant(entry.what, [_command(options, entry)], 1))
             for entry in entries
         }
-        about: dict[str, str] = {}
-        for round_index in range(1 + options.repeats):
-            for contestant in contestants.values():
-                about |= contestant.about
-                seconds = contestant.step()
-                if round_index > 0:
-                    contestant.seconds.append(seconds)
+        take_turns(list(contestants.values()), options.repeats, warm_up=1)
+        about = {name: fact for each in contestants.values() for name, fact in each.about.items()}
         speeds = {key: options.images / median(each.seconds) for key, each in contestants.items()}
         rows = []
         for entry in entries:
