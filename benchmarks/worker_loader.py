@@ -3,10 +3,12 @@
 import argparse
 import io
 import itertools
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -47,20 +49,25 @@ def main() -> None:
     for name in ("threads", "images", "batch", "crop"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--resized", action="store_true")
+    parser.add_argument("--core", type=int, help="run on this one of the cores that there are for it")
     parser.add_argument("what")
     parser.add_argument("shards", type=Path)
     parser.add_argument("port", type=int)
     args = parser.parse_args()
+    if args.core is not None:  # threads that are started from now on run there too
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[args.core]})
     shards = ShardReader(args.shards, "train")
     plan = Round(shards.num_samples, args.images, args.batch)
     views = RandomViews(SEED, (args.crop, args.crop), resized=args.resized)
     rounds = itertools.count()
     steps: dict[str, Callable[[], Callable[[], object]]] = {
         "memcpy": lambda: copy_step(args.images, args.batch, args.crop),
+        "memcpy, whole round": lambda: copy_step(args.images, args.images, args.crop),
         "bare decode": lambda: decode_step(shards, plan, views, rounds, args.threads),
         "ours, bytes": lambda: bytes_step(shards, plan, views, rounds, args.threads, use_draft=False),
         "ours, bytes, --draft": lambda: bytes_step(shards, plan, views, rounds, args.threads, use_draft=True),
-        "ours, Loader": lambda: loader_step(shards, plan, views, rounds, args.threads),
+        "ours, Loader": lambda: loader_step(shards, plan, views, rounds, args.threads, np.dtype(np.float32)),
+        "ours, Loader, uint8": lambda: loader_step(shards, plan, views, rounds, args.threads, np.dtype(np.uint8)),
     }
     pillow = f"Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}"
     serve(args.port, {"NumPy": np.__version__, "decoder": pillow}, steps[args.what]())
@@ -124,17 +131,22 @@ def bytes_step(
 
 
 def loader_step(
-    shards: ShardReader, plan: Round, views: RandomViews, rounds: "itertools.count[int]", threads: int
+    shards: ShardReader,
+    plan: Round,
+    views: RandomViews,
+    rounds: "itertools.count[int]",
+    threads: int,
+    dtype: np.dtype[Any],
 ) -> Callable[[], object]:
-    """Return what makes batches as training gets them: mirrored, normalised, float32."""
+    """Return what makes batches as training gets them: mirrored, normalised, float32; of uint8 not normalised."""
     reader = JpegReader(shards, threads) if shards.storage == "jpeg" else shards
     backend, _ = select_backend("auto", np.dtype(np.float32))
     backend.set_num_threads(threads)
     statistics = reader.statistics
-    loader = Loader(
-        reader, plan, backend, views, dtype=np.dtype(np.float32), mean=np.array(statistics.mean),
-        scale=1 / np.array(statistics.std),
-    )  # fmt: skip
+    mean, scale = np.array(statistics.mean), 1 / np.array(statistics.std)
+    if dtype == np.uint8:
+        mean, scale = np.zeros_like(mean), np.ones_like(scale)
+    loader = Loader(reader, plan, backend, views, dtype=dtype, mean=mean, scale=scale)
 
     def step() -> None:
         for batch in loader.epoch(next(rounds)):
