@@ -1,6 +1,7 @@
 """Our training step for benchmarks, under mpirun or alone: on random images, or on shards through the loader."""
 
 import argparse
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from benchmarks.contestant import serve
+from benchmarks.wide_alexnet import wide_alexnet
 from owt_mpi.backends.base import Backend
 from owt_mpi.backends.precision import compute_dtype
 from owt_mpi.backends.select import select_backend
@@ -33,7 +35,7 @@ def main() -> int:
     backend, reason = select_backend("onednn", compute_dtype(args.precision, "float32"))
     backend.set_num_threads(args.threads)
     spec = InputSpec(args.crop, CHANNELS, args.classes)
-    builder = find_builder(args.model)
+    builder = find_builder(args.model) if args.width == 1 else functools.partial(wide_alexnet, width=args.width)
     timed = TimedBackend(backend)
     computing: Backend = timed if args.convolutions else backend
     trainer = make_trainer(builder, spec, args.batch, Plan(comm.size, args.scheme), comm, computing, args.precision)
@@ -63,6 +65,7 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--scheme", default="c")
+    parser.add_argument("--width", type=float, default=1, help="other than 1: alexnet that many times as wide")
     parser.add_argument("--shards", help="train on these, not on random images")
     parser.add_argument("--convolutions", action="store_true", help="the seconds are those of convolutions alone")
     parser.add_argument("--lead", type=int, default=0, help="steps of each turn that are not timed")

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from importlib.util import find_spec
+from math import log
 from pathlib import Path
 from typing import get_args
 
@@ -109,3 +110,19 @@ def test_all_rows_are_there(tmp_path: Path):
     assert memory["case"].endswith(steps["case"])
     assert memory["ours"] > 1e8
     assert all("PyTorch DDP" in row["theirs_is"] for row in (steps, memory))
+
+
+@needs_mpirun
+def test_growth_has_exponents_from_point_to_point(tmp_path: Path):
+    rows, table = rows_of(tmp_path, "-m", "benchmarks.growth")
+    assert [(row["grows"], row["value"]) for row in rows] == [
+        ("images", 2), ("images", 4), ("side of images", 64), ("side of images", 96), ("ranks", 1), ("ranks", 2),
+        ("width", 0.25), ("width", 0.5),
+    ]  # fmt: skip
+    for before, row in zip(rows[::2], rows[1::2], strict=True):
+        growth = log(row["value"] / before["value"]) * (2 if row["grows"] == "side of images" else 1)
+        for cost in ("seconds", "peak_bytes"):
+            assert before[f"{cost}_exponent"] is None
+            assert row[f"{cost}_exponent"] == pytest.approx(log(row[cost] / before[cost]) / growth)
+        assert row["grows"] in table
+    assert rows[7]["peak_bytes"] > rows[6]["peak_bytes"]
