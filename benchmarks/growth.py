@@ -88,9 +88,10 @@ def main() -> None:
     for before, point in zip((None, *points), points, strict=False):
         print(f"{point.grows} {point.value:g} ...", file=sys.stderr, flush=True)
         rows.append(measure(point, options.repeats, before, rows[-1] if rows else None))
+        if options.json is not None:  # each time: what is measured is kept, come what may
+            content = json.dumps([asdict(row) for row in rows], indent=1)
+            options.json.write_text(content + "\n", encoding="utf-8")
     print_table(rows)
-    if options.json is not None:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
 
 
 def points_of(options: Options) -> list[Point]:

@@ -74,9 +74,10 @@ def main() -> None:
         for case in chosen:
             print(f"{case.name} ...", file=sys.stderr, flush=True)
             rows.append(row_of(case, setting))
+            if options.json is not None:  # each time: what is measured is kept, come what may
+                content = json.dumps([asdict(row) for row in rows], indent=1)
+                options.json.write_text(content + "\n", encoding="utf-8")
     print_table(rows)
-    if options.json is not None:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
 
 
 def print_table(rows: Sequence[Row]) -> None:
@@ -100,8 +101,8 @@ def print_table(rows: Sequence[Row]) -> None:
         )
     console = Console(width=max(180, Console().width))  # a table cut to fit is no table
     console.print(table)
-    versions = {name: fact for row in rows for name, fact in row.versions.items()}
-    for name, fact in {"machine": rows[0].machine, **versions}.items():
+    versions = dict.fromkeys(pair for row in rows for pair in row.versions.items())
+    for name, fact in (("machine", rows[0].machine), *versions):
         console.print(f"{name}: {fact}", highlight=False, soft_wrap=True)
 
 

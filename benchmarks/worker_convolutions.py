@@ -85,7 +85,7 @@ def main() -> None:
         for run in runs:
             run()
 
-    serve(args.port, {"theirs": f"libdnnl {context.library.version}, {len(runs)} kernels"}, step)
+    serve(args.port, {"bare kernels": f"libdnnl {context.library.version}, {len(runs)} kernels"}, step)
 
 
 def bare(context: Context, call: Call) -> Callable[[], None]:

@@ -53,7 +53,7 @@ def main() -> int:
         step()
         return sum(call.seconds for call in timed.calls if call.operation.startswith("conv2d"))
 
-    about = {"ours": f"{reason}; NumPy {np.__version__}; {trainer.layout.describe()}"}
+    about = {"owt_mpi": f"{reason}; NumPy {np.__version__}; {trainer.layout.describe()}"}
     serve(args.port, about, convolutions if args.convolutions else turn(step, args.lead, args.steps))
     return 0
 

@@ -47,7 +47,7 @@ def main() -> None:
         sgd.step()
         loss.item()
 
-    serve(args.port, {"theirs": f"PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"}, step)
+    serve(args.port, {"PyTorch": f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"}, step)
     if num_ranks > 1:
         distributed.destroy_process_group()
 

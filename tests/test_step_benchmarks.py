@@ -82,7 +82,7 @@ def test_parts_of_a_training_have_their_rows(tmp_path: Path):
         assert row["ours_range"][0] <= row["ours"] <= row["ours_range"][1]
         assert row["repeats"] == 1
         assert row["theirs_is"].split()[0] in table
-    kernels = rows[1]["versions"]["theirs"]
+    kernels = rows[1]["versions"]["bare kernels"]
     assert kernels.endswith(", 14 kernels")  # of five layers: forward, and both gradients but for the images'
 
 
