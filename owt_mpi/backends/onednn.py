@@ -85,3 +85,21 @@ class OneDnnBfloat16Backend(OneDnnOperations, HalfBackend):
     def __init__(self, inner: OneDnnBackend, bfloat16: np.dtype[Any]) -> None:
         HalfBackend.__init__(self, inner)
         OneDnnOperations.__init__(self, inner.library, bfloat16, HalfBackend(inner))
+
+    def momentum_sgd(
+        self,
+        w: np.ndarray,
+        v: np.ndarray,
+        g: np.ndarray,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        scale: float = 1.0,
+        copy: np.ndarray | None = None,
+        skip: np.ndarray | None = None,
+    ) -> None:
+        """See Backend. oneDNN rounds three times as fast as NumPy."""
+        check_momentum_sgd(w, v, g, copy)
+        self._inner.momentum_sgd(w, v, g, lr, momentum, weight_decay, scale, skip=skip)
+        if copy is not None and w.size and (skip is None or not skip[0]):
+            self._run(builders.rounding, w.size, {SRC: w, DST: copy})

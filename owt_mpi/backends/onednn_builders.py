@@ -92,6 +92,16 @@ def conv2d_grad_w(context: Context, geometry: Conv) -> Primitive:
     return Primitive(context, primitive_desc, {api.SRC: x, api.DIFF_DST: y}, outputs)
 
 
+def rounding(context: Context, num_elements: int) -> Primitive:
+    """Arguments: SRC, in float32, DST."""
+    library, narrow = context.library, context.descriptor((num_elements,), api.TAG_VECTOR)
+    wide = library.descriptor((num_elements,), api.TAG_VECTOR, api.FLOAT32)
+    primitive_desc = library.create(
+        "reorder_primitive_desc_create", wide, library.engine, narrow, library.engine, library.attributes
+    )
+    return Primitive(context, primitive_desc, {api.SRC: wide}, {api.DST: narrow})
+
+
 def relu(context: Context, num_elements: int) -> Primitive:
     """Arguments: SRC, DST."""
     x = context.descriptor((num_elements,), api.TAG_VECTOR)
