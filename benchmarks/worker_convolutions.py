@@ -91,9 +91,9 @@ def main() -> None:
 def bare(context: Context, call: Call) -> Callable[[], None]:
     """Return what runs the kernel of a convolution on arrays of its own."""
     library = context.library
-    x, y = (library.descriptor(_planes_first(shape), api.TAG_CHANNELS_LAST) for shape in (call.x, call.y))
-    w = library.descriptor(_planes_first(call.w), api.TAG_ANY)
-    b = library.descriptor(call.w[:1], api.TAG_VECTOR) if call.bias else None
+    x, y = (context.descriptor(_planes_first(shape), api.TAG_CHANNELS_LAST) for shape in (call.x, call.y))
+    w = context.descriptor(_planes_first(call.w), api.TAG_ANY)
+    b = context.descriptor(call.w[:1], api.TAG_VECTOR) if call.bias else None
     window = (sizes(call.stride), sizes((0, 0)), sizes(call.pad), sizes(call.pad))
     attributes = library.attributes_with_relu if call.relu else library.attributes
     kinds = (api.FORWARD_TRAINING, api.CONVOLUTION_DIRECT)
