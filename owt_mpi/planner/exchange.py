@@ -7,17 +7,17 @@ counted, nor is anything hidden: in a step, most of the trunk's gradients cross 
 and (d) what belongs to one pass crosses under the head's work on another.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
-from owt_mpi.comm.threads import run_ranks
+from owt_mpi.comm.base import Communicator
 from owt_mpi.nn.model import Model
-from owt_mpi.parallel.layout import Layout, Plan, make_layout
+from owt_mpi.parallel.layout import Layout, Plan
 from owt_mpi.planner.devices import Link
 from owt_mpi.planner.kernel import PRECISIONS, PrecisionName
+from owt_mpi.planner.recording import Group, RecordingCommunicator
 from owt_mpi.summary import BOUNDARY_BYTES, summarise
 
 
@@ -37,9 +37,21 @@ class Exchange:
         return self.serial_bytes / link.bytes_per_second
 
 
-def layout_of(plan: Plan) -> Layout:
-    """Return the layout of rank 0 under `plan`, to work out costs with; its communicators join nobody."""
-    return run_ranks(plan.num_ranks, partial(make_layout, plan=plan))[0]
+def layout_of(plan: Plan, make: Callable[[Group], Communicator] = RecordingCommunicator) -> Layout:
+    """Return the layout of rank 0 under `plan`, to work out costs with; `make` gives communicators that join nobody.
+
+    Ranks are numbered node by node, so that groups of the head are neighbours (see parallel.layout.group_order).
+    """
+    size, shared = plan.num_ranks, plan.ranks_sharing_head
+    return Layout(
+        scheme=plan.make_scheme(),
+        members=tuple(range(shared)),
+        world=make(Group("world", size)),
+        trunk=make(Group("trunk", size)),
+        boundary=make(Group("boundary", shared)),
+        head=make(Group("head", shared)),
+        replicas=make(Group("replicas", size // shared, shared)),
+    )
 
 
 def exchanges(model: Model, layout: Layout, images_per_rank: int, precision: PrecisionName) -> list[Exchange]:

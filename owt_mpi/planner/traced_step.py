@@ -1,0 +1,51 @@
+"""The step that training runs, run on ghosts and written down."""
+
+import numpy as np
+
+from owt_mpi.comm.base import Communicator
+from owt_mpi.comm.half import carrying_halves
+from owt_mpi.config import Config
+from owt_mpi.data.loader import Batch
+from owt_mpi.nn.model import Builder, InputSpec
+from owt_mpi.parallel.head_update import HeadUpdate
+from owt_mpi.parallel.layout import Plan
+from owt_mpi.parallel_options import ParallelOptions
+from owt_mpi.planner.exchange import layout_of
+from owt_mpi.planner.ghost_backend import GhostBackend
+from owt_mpi.planner.kernel import PRECISIONS, PrecisionName
+from owt_mpi.planner.recording import Event, Group, Recording, RecordingCommunicator
+from owt_mpi.trainer import Trainer
+
+
+def traced_step(
+    builder: Builder,
+    spec: InputSpec,
+    plan: Plan,
+    images: int,
+    precision: PrecisionName,
+    is_gpu: bool,
+    update: HeadUpdate | None = None,
+) -> list[Event]:
+    """Return the events of rank 0 in the third `Trainer.train_step` of `plan`, with `images` (n) a rank.
+
+    The other ranks have the same but for which of them sends in a pass. Numbers of 16 bits are float16's in either
+    precision; so are the checks for overflow.
+    """
+    recording, dtype = Recording(), np.dtype(f"f{PRECISIONS[precision]}")
+    backend = GhostBackend(recording, is_gpu)
+
+    def communicator(group: Group) -> Communicator:
+        return carrying_halves(RecordingCommunicator(group, recording), dtype)
+
+    layout = layout_of(plan, communicator)
+    config = Config(parallel=ParallelOptions(precision="fp16" if dtype.itemsize == 2 else "fp32"))
+    model = builder(spec)
+    weights = {p.name: np.broadcast_to(np.float32(0), p.global_shape) for p in model.parameters()}
+    trainer = Trainer(config, model, layout, backend, images * plan.num_ranks, weights)
+    trainer.set_head_update(update or HeadUpdate())
+    rows = np.arange(images)
+    for step in range(3):  # the first two have no step before that is still to be judged
+        recording.clear()
+        pixels = backend.xp.empty((images, spec.crop, spec.crop, spec.channels), dtype)
+        trainer.train_step(Batch(pixels, np.zeros(images, np.int64), rows, rows, None), step)
+    return recording.events

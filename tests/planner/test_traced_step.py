@@ -1,0 +1,120 @@
+"""The step of training on ghosts: it does the arithmetic, and moves the bytes, of the step that it stands for."""
+
+import numpy as np
+import pytest
+
+from owt_mpi.comm.threads import run_ranks
+from owt_mpi.nn.models import find_builder
+from owt_mpi.parallel.head_update import HeadUpdate
+from owt_mpi.parallel.layout import Plan, make_layout
+from owt_mpi.planner import exchange
+from owt_mpi.planner.costs import step_kernels
+from owt_mpi.planner.exchange import layout_of
+from owt_mpi.planner.kernel import Kernel
+from owt_mpi.planner.recording import Event, Recording, RecordingCommunicator, Start, Wait
+from owt_mpi.planner.traced_step import traced_step
+from owt_mpi.summary import summarise
+from tests.planner.steps import SPEC
+
+PLANS = [Plan(1), Plan(8, "dp"), *(Plan(8, s) for s in "abcd"), Plan(8, "c", 4), Plan(8, "c", 8, 2), Plan(1024, "d", 2)]
+
+
+def trace(plan: Plan, n: int = 16, model: str = "alexnet-owt", precision="fp32", update=None) -> list[Event]:
+    return traced_step(find_builder(model), SPEC, plan, n, precision, True, update)
+
+
+def received(start: Start) -> float:
+    """What the mean rank receives by a ring."""
+    collective, size = start.collective, start.collective.group.size
+    whole = collective.num_bytes * (size if collective.kind == "all_gather" else 1)
+    return (2 if collective.kind == "all_reduce" else 1) * whole * (size - 1) / size
+
+
+def is_forecast(start: Start) -> bool:
+    """Labels, hits, score and checks for overflow are some bytes an example, and in no forecast."""
+    collective = start.collective
+    is_label = collective.kind == "all_gather" and collective.num_bytes == 8 * 16
+    is_hit = collective.group.label == "head" and collective.kind == "all_reduce"
+    return not (is_label or is_hit or collective.group.label == "world")
+
+
+@pytest.mark.parametrize("model", ["alexnet-owt", "vgg11", "small"])
+@pytest.mark.parametrize("plan", PLANS)
+def test_products_are_those_of_the_planned_kernels(plan, model):
+    planned = step_kernels(find_builder(model)(SPEC), layout_of(plan), 16, "fp32")
+    done = sum(event.product_flop for event in trace(plan, model=model) if isinstance(event, Kernel))
+    assert done == sum(kernel.product_flop * kernel.runs for kernel in planned)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("plan", PLANS[1:])
+def test_bytes_are_those_of_the_forecast(plan, precision):
+    dtype = np.dtype({"fp32": "f4", "fp16": "f2"}[precision])
+    forecast = summarise(find_builder("alexnet-owt")(SPEC), layout_of(plan), 16, dtype).received_bytes
+    starts = [event for event in trace(plan, precision=precision) if isinstance(event, Start)]
+    told = sum(received(start) for start in starts if is_forecast(start))
+    assert told == pytest.approx(sum(forecast.values()), rel=2e-4)  # the zeros that fill up buckets
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_everything_that_is_started_is_awaited_once(plan):
+    events = trace(plan)
+    starts = [event.number for event in events if isinstance(event, Start)]
+    assert starts == list(range(len(starts)))
+    assert sorted(event.number for event in events if isinstance(event, Wait)) == starts
+
+
+def test_the_pass_loop_is_that_of_training():
+    """Activations of pass p + 1 are started before the head computes pass p, gradients of p awaited at the end."""
+    names = {"all_gather_rows": "A", "reduce_scatter_rows": "R"}
+    told, boundary = [], {}
+    for event in trace(Plan(4, "c")):
+        if isinstance(event, Start) and event.collective.kind in names:
+            boundary[event.number] = f"{names[event.collective.kind]}{len(boundary) // 2}"
+            told.append(f"start {names[event.collective.kind]}")
+        elif isinstance(event, Wait) and event.number in boundary:
+            told.append(f"wait {boundary[event.number][0]}")
+    loop = ["start A", "wait A"] + ["start A", "start R", "wait A"] * 3 + ["start R"] + ["wait R"] * 4
+    assert told == loop
+
+
+def test_buckets_leave_under_the_backward_pass():
+    events = trace(Plan(2, "c"))
+    trunk = [i for i, e in enumerate(events) if isinstance(e, Start) and e.collective.group.label == "trunk"]
+    last_product = max(i for i, e in enumerate(events) if isinstance(e, Kernel) and e.work == "conv2d_grad_w")
+    assert len(trunk) == 3
+    assert trunk[1] < last_product < trunk[2]
+
+
+def test_an_update_after_every_pass_is_seen():
+    once, always = (
+        sum(event.work == "momentum_sgd" for event in trace(Plan(4, "c"), update=update) if isinstance(event, Kernel))
+        for update in (HeadUpdate(0), HeadUpdate(1))
+    )
+    assert always - once == 3 * 6  # three more updates of three layers' weights and biases
+
+
+@pytest.mark.parametrize("plan", [Plan(1), Plan(4, "c"), Plan(8, "d", 2), Plan(6, "dp")])
+def test_the_lone_layout_is_that_of_the_first_of_many_ranks(plan):
+    def sizes(layout):
+        return [(c.label, c.size) for c in (layout.trunk, layout.boundary, layout.head, layout.replicas)]
+
+    def make(world):
+        layout = make_layout(world, plan)
+        return sizes(layout), layout.members, layout.scheme.name
+
+    lone = layout_of(plan)
+    assert (sizes(lone), lone.members, lone.scheme.name) == run_ranks(plan.num_ranks, make)[0]
+
+
+def test_replicas_are_as_far_apart_as_groups_are_large():
+    groups = []
+    layout_of(Plan(8, "c", 2), lambda group: groups.append(group) or RecordingCommunicator(group))
+    assert {(group.label, group.size, group.stride) for group in groups} >= {("replicas", 4, 2), ("head", 2, 1)}
+
+
+def test_a_rank_that_is_alone_records_no_collective():
+    recording = Recording()
+    comm = RecordingCommunicator(exchange.Group("one", 1), recording)
+    assert comm.start_all_gather(np.ones(3)).wait().tolist() == [1, 1, 1]
+    assert recording.events == []
