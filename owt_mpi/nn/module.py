@@ -130,7 +130,8 @@ def own_values(parameter: Parameter, values: Any) -> np.ndarray:
     if parameter.shard is not None:
         shard, length = parameter.shard, parameter.shape[parameter.shard.axis]
         where[shard.axis] = slice(shard.index * length, (shard.index + 1) * length)
-    return np.array(values[tuple(where)], dtype=exact_dtype(parameter.dtype), order="C")
+    own: np.ndarray = values[tuple(where)].astype(exact_dtype(parameter.dtype), order="C")  # always a copy
+    return own
 
 
 def load_values(parameter: Parameter, values: Any, backend: Any) -> None:

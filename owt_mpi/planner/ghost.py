@@ -51,7 +51,7 @@ class Ghost:
         """Return it in another shape."""
         return Ghost(self._dummy().reshape(*shape).shape, self.dtype, self.note)
 
-    def astype(self, dtype: Any, copy: bool = True) -> "Ghost":
+    def astype(self, dtype: Any, order: str = "C", copy: bool = True) -> "Ghost":
         """Return it in another dtype."""
         result = Ghost(self.shape, dtype, self.note)
         if copy or result.dtype != self.dtype:

@@ -11,6 +11,7 @@ from owt_mpi.parallel.head_update import HeadUpdate
 from owt_mpi.parallel.layout import Plan
 from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.planner.exchange import layout_of
+from owt_mpi.planner.ghost import Ghost
 from owt_mpi.planner.ghost_backend import GhostBackend
 from owt_mpi.planner.kernel import PRECISIONS, PrecisionName
 from owt_mpi.planner.recording import Event, Group, Recording, RecordingCommunicator
@@ -40,7 +41,7 @@ def traced_step(
     layout = layout_of(plan, communicator)
     config = Config(parallel=ParallelOptions(precision="fp16" if dtype.itemsize == 2 else "fp32"))
     model = builder(spec)
-    weights = {p.name: np.broadcast_to(np.float32(0), p.global_shape) for p in model.parameters()}
+    weights = {p.name: Ghost(p.global_shape, np.float32) for p in model.parameters()}
     trainer = Trainer(config, model, layout, backend, images * plan.num_ranks, weights)
     trainer.set_head_update(update or HeadUpdate())
     rows = np.arange(images)
