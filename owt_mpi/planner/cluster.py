@@ -58,8 +58,9 @@ class Cluster:
 
     A collective takes `call_seconds` besides; with `uses_all_links` it is cut into parts that cross between units by
     all their ranks' links at once (as NCCL's rings do), else by one (a ring of MPI's). Each kind lasts `slower[kind]`
-    times as long (1). While one is under way, its ranks compute only (1 - `takes_cores`) as much. `fitted` says which
-    of the numbers are neither published nor measured.
+    times as long (1). While one is under way, its ranks compute only (1 - `takes_cores`) as much. With `sums_by_level`,
+    all-reduces are made level by level (--node-sums sharded). `fitted` says which of the numbers are neither published
+    nor measured.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Cluster:
     slower: Mapping[str, float]
     takes_cores: float = 0.0
     fitted: str = ""
+    sums_by_level: bool = False
 
     @property
     def most_ranks(self) -> int:

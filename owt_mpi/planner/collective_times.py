@@ -11,8 +11,9 @@ For K ranks of a group, x of b bytes a rank:
 | broadcast, reduce                   | tree log2 K                            | b                                |
 
 The time is call + rounds times the latency of the outermost level that the group spans + bytes over the bottleneck. Of
-ring and tree, or ring and doubling, the faster one counts. Groups of one kind run at once, one beside the other, and
-share what links they share.
+ring and tree, or ring and doubling, the faster one counts. Sums by level (comm.node_sums) are b within the units of the
+innermost level, 2 (N-1)/N of a rank's shard across N units of each further one, and 2 log2 N rounds. Groups of one kind
+run at once, one beside the other, and share what links they share.
 """
 
 from math import ceil, log2
@@ -36,6 +37,8 @@ def collective_seconds(cluster: Cluster, collective: Collective, num_ranks: int)
     elif kind == "reduce_scatter":
         crossing = num_bytes if some else num_bytes * (size - 1) / size
         ways = [(rounds, crossing * spans.ring), (tree_rounds, crossing * spans.doubling)]
+    elif kind == "all_reduce" and cluster.sums_by_level:
+        ways = [(0, spans.by_level(num_bytes))]
     elif kind == "all_reduce":
         ways = [
             (2 * rounds, 2 * (size - 1) / size * num_bytes * spans.ring),
@@ -54,6 +57,7 @@ class _Spans:
 
     def __init__(self, cluster: Cluster, group: Group, num_ranks: int) -> None:
         self.latency = self.ring = self.doubling = self.pairwise = 0.0
+        self._steps: list[tuple[int, int, float, float]] = []  # units joined, shards, seconds a byte, latency
         below, members_below = 1, 1
         for level in cluster.levels:
             ranks = min(level.ranks or num_ranks, num_ranks)
@@ -67,7 +71,15 @@ class _Spans:
                 everyone = 1 / level.bytes_per_second * _sharers(level, below, ranks)
                 self.doubling = max(self.doubling, everyone)
                 self.pairwise += everyone * (members - members_below) / group.size
+                self._steps.append((members // members_below, members_below, everyone, level.latency_seconds))
             below, members_below = ranks, members
+
+    def by_level(self, num_bytes: int) -> float:
+        """Return the seconds of a sum that each level makes of shards, scattered on the way up, gathered back down."""
+        return sum(
+            2 * ((units - 1) / units * num_bytes / shards * byte_seconds + min(units - 1, ceil(log2(units))) * latency)
+            for units, shards, byte_seconds, latency in self._steps
+        )
 
 
 def _ring(level: Level, links: int, beside: int, below: int, ranks: int) -> float:

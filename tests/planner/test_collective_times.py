@@ -73,3 +73,12 @@ def test_all_to_all_sends_each_part_by_the_links_of_its_level():
 def test_a_kind_that_is_slower_here_is():
     assert seconds(cluster(all_reduce=3.0), "all_reduce", 8e9, 4) == pytest.approx(CALL + 3 * (6 * NEAR + 1.5))
     assert seconds(cluster(all_gather=3.0), "all_gather_rows", 8e9, 4) == pytest.approx(CALL + 3 * (2 * NEAR + 0.75))
+
+
+def test_sums_by_level_cross_between_nodes_once_for_each_rank_of_a_node():
+    where = Cluster(**{**vars(cluster()), "sums_by_level": True})
+    near, far = 2 * (3 / 4 * 8 / 8 + 2 * NEAR), 2 * (3 / 4 * 2 / 1 + 2 * FAR)
+    assert seconds(where, "all_reduce", 8e9, 16) == pytest.approx(CALL + near + far)
+    shared = Cluster(**{**vars(cluster("a unit")), "sums_by_level": True})
+    far = 2 * (3 / 4 * 2 / 0.25 + 2 * FAR)
+    assert seconds(shared, "all_reduce", 8e9, 16) == pytest.approx(CALL + near + far)
