@@ -5,6 +5,7 @@ from owt_mpi import __version__
 COMMANDS = {
     "python -m data_prep.build_shards SOURCE OUT": "turn images (class folders, tars of class tars) into HDF5 shards",
     "mpirun -n K python -m owt_mpi.train --preset NAME --data DIR": "train a network on K ranks",
+    "python -m owt_mpi.plan --ranks K --cluster NAME": "say how to train on K ranks, how long, how much memory",
     "mpirun -n K python -m owt_mpi.prove --model NAME": "show that K ranks train the network that one rank trains",
 }
 

@@ -26,7 +26,7 @@ from owt_mpi.seeing.scales import thinned
 _INCHES_WIDE, _INCHES_HIGH = 8.0, 3.3  # of one quantity
 _MOST_POINTS, _MOST_MARKS = 1000, 40
 # text stays text, and the names of runs are no mathematics
-_STYLE: dict[Any, Any] = {"svg.fonttype": "none", "pdf.fonttype": 42, "font.size": 11, "text.parse_math": False}
+STYLE: dict[Any, Any] = {"svg.fonttype": "none", "pdf.fonttype": 42, "font.size": 11, "text.parse_math": False}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def draw(runs: Sequence[Run], names: Sequence[str], over_time: bool, file: Path)
     found = {name: lines_of(runs, QUANTITIES[name].parts, x) for name in names}
     if not any(line.points for lines in found.values() for line in lines):
         raise ValueError(f"nothing is recorded yet of {', '.join(names)} in {', '.join(run.name for run in runs)}")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(_INCHES_WIDE, _INCHES_HIGH * len(names)), layout="constrained")
         all_axes = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
         for axes, (name, lines) in zip(all_axes, found.items(), strict=True):
