@@ -1,0 +1,44 @@
+"""The planner on the paper's machine: Table 1's speedups, with one fitted number."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+
+from benchmarks import paper_speed
+from owt_mpi.parallel.layout import Plan
+from owt_mpi.planner.choice import step_timing
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[paper_speed.SpeedRow]:
+    return paper_speed.speed_rows()
+
+
+def test_all_six_speedups_are_within_ten_percent_of_the_papers(rows):
+    assert [row.reported for row in rows] == [1.95, 1.93, 3.74, 3.66, 6.25, 6.16]
+    for scheme in ("b", "c"):
+        for row in rows:
+            assert row.speedups[scheme] == pytest.approx(row.reported, rel=0.10), (scheme, row)
+
+
+def test_an_update_after_every_pass_costs_time_as_in_the_paper(rows):
+    for whole, variable in zip(rows[::2], rows[1::2], strict=True):
+        assert variable.speedups["b"] < whole.speedups["b"]
+
+
+def test_without_what_was_fitted_eight_gpus_would_be_too_fast(rows):
+    case = paper_speed.case(paper_speed.HeadUpdate())
+    near, far = case.cluster.levels
+    free = replace(case.cluster, levels=(near, replace(far, bytes_per_second=near.bytes_per_second)))
+    speedup = 8 * paper_speed.seconds(Plan(1)) / step_timing(replace(case, cluster=free), Plan(8, "b")).seconds
+    assert speedup > 1.1 * 6.25
+
+
+def test_the_command_prints_what_it_worked_out(rows, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["paper_speed", "--markdown"])
+    paper_speed.main()
+    printed = capsys.readouterr().out
+    for row in rows:
+        assert f"| {row.gpus} | {row.gpus * 128}, {row.head_images} | {row.reported:.2f} |" in printed
+        assert f" | {row.speedups['b']:.2f} | {row.speedups['c']:.2f} | " in printed
