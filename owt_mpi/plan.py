@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from owt_mpi.comm.guard import run_command
+from owt_mpi.comm.start import on_ranks
 from owt_mpi.command_line import parse_options, refuse_ranks, usage_errors
+from owt_mpi.measure.cluster_run import write_cluster
 from owt_mpi.nn.model import InputSpec
 from owt_mpi.nn.models import find_builder
 from owt_mpi.parallel.head_update import head_update_of, parse_head_update
@@ -39,7 +41,8 @@ simulated ranks of the cluster. docs/scaling.md says what is counted.
 Examples:
   python -m owt_mpi.plan --model alexnet-owt --ranks 64 --images-per-rank 128 --cluster dgx-a100 --precision tf32
   python -m owt_mpi.plan --ranks 1 2 4 8 16 32 64 --cluster v100-25gbe --plot scaling.svg
-  python -m owt_mpi.plan --ranks 8 --cluster my-machine.toml --stragglers 1 --straggling 1.3"""
+  mpirun -n 2 python -m owt_mpi.plan --measure here.toml --images-per-rank 16
+  python -m owt_mpi.plan --ranks 2 --images-per-rank 16 --cluster here.toml --jitter 0.05"""
 
 CHANNELS = 3
 _MOST_RANKS = 1024
@@ -85,6 +88,9 @@ class PlanOptions:
     """Print tables as Markdown."""
     json: str = ""
     """Also write all rows to this file."""
+    measure: str = ""
+    """Plan nothing: measure the ranks at hand (mpirun -n K) with this network and batch, and write them to this
+    FILE.toml, to be given to --cluster. Takes up to a minute."""
     plot: str = ""
     """Also draw them into this file, .png, .svg or .pdf (needs matplotlib)."""
 
@@ -108,9 +114,14 @@ class PlanOptions:
                 raise ValueError(f"--{name} is {factor}, but must lie between {least:g} and 1000")
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}, but must be 0 or more")
-        for name, file in (("json", self.json), ("plot", self.plot)):
+        self._check_files()
+
+    def _check_files(self) -> None:
+        for name, file in (("json", self.json), ("plot", self.plot), ("measure", self.measure)):
             if file and not Path(file).resolve().parent.is_dir():
                 raise ValueError(f"--{name} {file}: there is no folder {Path(file).resolve().parent}")
+        if self.measure and not self.measure.endswith(".toml"):
+            raise ValueError(f"--measure {self.measure} must end in .toml")
         if self.plot:
             if Path(self.plot).suffix not in _ENDINGS:
                 raise ValueError(f"--plot {self.plot} does not say a format; let it end in {', '.join(_ENDINGS)}")
@@ -122,8 +133,13 @@ def main() -> int:
     with usage_errors():
         options = parse_options(PlanOptions(), sys.argv[1:], "python -m owt_mpi.plan", DESCRIPTION)
         options.check()
-        refuse_ranks("a plan is made by one process, but {size} ranks were started; run it without mpirun")
+        if not options.measure:
+            refuse_ranks("a plan is made by one process, but {size} ranks were started; run it without mpirun")
         case = make_case(options)
+        if options.measure:
+            cases = (Path(options.measure), case.builder, case.spec, case.images, case.precision)
+            on_ranks(0, lambda world, sharing: write_cluster(*cases, world, sharing))
+            return 0
         by_ranks = {ranks: plan_rows(case, ranks, options.groups) for ranks in options.ranks}
         for rows in by_ranks.values():
             refuse_memory(case, rows)

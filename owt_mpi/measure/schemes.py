@@ -1,6 +1,6 @@
 """Training steps on several ranks by every scheme: their time, and what of the exchange they hide."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import get_args
@@ -45,15 +45,16 @@ def measure_schemes(
     backend: Backend,
     repeats: int,
     precision: Precision = "fp32",
+    schemes: Sequence[SchemeName] = SCHEMES,
 ) -> list[SchemeRow]:
-    """Return a row for each scheme on the first `num_ranks` ranks of `world`. All ranks call; the others wait.
+    """Return a row for each of `schemes` on the first `num_ranks` ranks of `world`. All ranks call; the others wait.
 
     One scheme is measured after the other, so that one network at a time takes memory.
     """
     comm = world.split(int(world.rank >= num_ranks), world.rank, f"{num_ranks} ranks")
     rows = []
     if world.rank < num_ranks:
-        rows = [_measure(builder, spec, images, comm, backend, scheme, repeats, precision) for scheme in SCHEMES]
+        rows = [_measure(builder, spec, images, comm, backend, scheme, repeats, precision) for scheme in schemes]
     return world.all_gather_object(rows)[0]
 
 

@@ -16,6 +16,7 @@ from owt_mpi.parallel.layout import Plan
 from owt_mpi.planner.choice import PlanRow, choose, reason
 from owt_mpi.planner.exchange import layout_of
 from owt_mpi.summary import summarise
+from tests.mpi_run import mpi_run
 
 
 def run(monkeypatch, *arguments: str) -> None:
@@ -140,3 +141,14 @@ def test_the_reason_names_what_makes_the_other_slower():
     dp = row("dp", 1.5, 1.4)
     assert "takes 25% longer: it computes 1400.0 ms, against 1000.0 ms" in reason([dp, c], c)
     assert "(c) in groups of 4 does not fit" in reason([dp, row("c", 1, fits=False)], dp)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_ranks_at_hand_are_measured_and_planned_for(num_ranks, monkeypatch, tmp_path, capsys):
+    file = tmp_path / "here.toml"
+    network = ("--model", "small", "--crop", "16", "--classes", "8", "--images-per-rank", "8")
+    done = mpi_run(num_ranks, ["-m", "owt_mpi.plan", "--measure", str(file), *network])
+    assert f"{num_ranks} ranks, measured: written to {file}" in done.check().stdout
+    assert file.read_text().startswith("# Measured 2")
+    run(monkeypatch, "--ranks", num_ranks, "--cluster", file, *network)
+    assert f"{num_ranks} ranks, measured, K = {num_ranks}" in capsys.readouterr().out
