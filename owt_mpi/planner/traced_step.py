@@ -27,7 +27,7 @@ def traced_step(
     is_gpu: bool,
     update: HeadUpdate | None = None,
 ) -> list[Event]:
-    """Return the events of rank 0 in the third `Trainer.train_step` of `plan`, with `images` (n) a rank.
+    """Return the events of rank 0 in the second `Trainer.train_step` of `plan`, with `images` (n) a rank.
 
     The other ranks have the same but for which of them sends in a pass. Numbers of 16 bits are float16's in either
     precision; so are the checks for overflow.
@@ -45,7 +45,7 @@ def traced_step(
     trainer = Trainer(config, model, layout, backend, images * plan.num_ranks, weights)
     trainer.set_head_update(update or HeadUpdate())
     rows = np.arange(images)
-    for step in range(3):  # the first two have no step before that is still to be judged
+    for step in range(2):  # before the first there is none that is still to be judged
         recording.clear()
         pixels = backend.xp.empty((images, spec.crop, spec.crop, spec.channels), dtype)
         trainer.train_step(Batch(pixels, np.zeros(images, np.int64), rows, rows, None), step)

@@ -19,7 +19,7 @@ from tests.mpi_run import ONE_THREAD, REPO_ROOT
 
 PAGES = [
     "README.md", "docs/extending.md", "docs/interchange.md", "docs/proof.md", "docs/restricted.md", "docs/seeing.md",
-    "docs/hosts.md", "docs/reliability.md", "docs/slurm.md",
+    "docs/hosts.md", "docs/reliability.md", "docs/scaling.md", "docs/slurm.md",
     "tests/README.md",
     "data_prep/README.md",
 ]  # fmt: skip
