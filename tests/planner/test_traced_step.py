@@ -118,3 +118,10 @@ def test_a_rank_that_is_alone_records_no_collective():
     comm = RecordingCommunicator(exchange.Group("one", 1), recording)
     assert comm.start_all_gather(np.ones(3)).wait().tolist() == [1, 1, 1]
     assert recording.events == []
+
+
+def test_only_the_first_wait_for_a_collective_is_one():
+    recording = Recording()
+    pending = RecordingCommunicator(exchange.Group("two", 2), recording).start_all_gather(np.ones(3))
+    assert pending.wait().tolist() == pending.wait().tolist() == [1] * 6
+    assert [type(event) for event in recording.events] == [Start, Wait]
