@@ -60,19 +60,19 @@ def measure_cluster(
     Steps are timed for `seconds`, at least four.
     """
     rates = _mean_rates(comm.all_gather_object(_rates(builder, spec, images, comm, backend, precision, seconds)))
+    node = comm.split_by_node("node")
     memory = min((each.total for each in backend.memory()), default=1 << 40)
     peak = max(rates.convolutions, rates.linear)
     flop = {"fp32": peak} if precision == "fp32" else {"fp32": peak, precision: peak}
     device = PlannedDevice(
         peak=Device(device_name(backend), rates.memory, {name: flop[name] for name in flop}, ()),  # type: ignore[misc]
-        memory_bytes=memory / (comm.size if backend.device is None else 1),
+        memory_bytes=memory / (node.size if backend.device is None else 1),
         is_gpu=backend.device is not None,
         convolution_share=rates.convolutions / peak,
         linear_share=rates.linear / peak,
         memory_share=1.0,
         kernel_seconds=rates.kernel_seconds,
     )
-    node = comm.split_by_node("node")
     nodes_alike = min(comm.all_gather_object(node.size))
     sizes = _sizes(builder(spec), images)
     within = _link(node, backend, sizes) if node.size > 1 else (1e-6, 1e12, 0.0)
