@@ -52,7 +52,7 @@ def _lines(axes: Any, rows: Sequence[PlanRow]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(ranks, [str(each) for each in ranks])
     axes.minorticks_off()
-    axes.set_ylim(0, 1.05)
+    axes.set_ylim(0, 1.05 * max(1.0, *(row.efficiency for row in rows)))
     axes.set_xlabel("ranks (K)")
     axes.set_ylabel("efficiency beside one rank")
     axes.grid(color="#d5dae0", linewidth=0.8)
