@@ -11,6 +11,7 @@ from owt_mpi.backends.base import Shape
 
 Note = Callable[[str, int], None]
 """Takes note of element-wise work: its name, and the bytes that it moves."""
+Axes = int | tuple[int, ...] | None
 
 
 class Ghost:
@@ -67,9 +68,16 @@ class Ghost:
         """Return another."""
         return Ghost(self.shape, self.dtype, self.note)
 
-    def max(self, axis: int, keepdims: bool = False) -> "Ghost":
-        """Return maxima along an axis."""
-        return Ghost(np.max(np.empty(self.shape, np.bool_), axis, keepdims=keepdims).shape, self.dtype, self.note)
+    def sum(self, axis: Axes = None, keepdims: bool = False) -> "Ghost":
+        """Return sums along axes, by default all."""
+        axes = range(self.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+        gone = {each % self.ndim for each in axes}
+        shape = tuple(1 if i in gone else n for i, n in enumerate(self.shape) if keepdims or i not in gone)
+        result = Ghost(shape, self.dtype, self.note)
+        self._tell("reduce", self.nbytes + result.nbytes)
+        return result
+
+    max = min = mean = sum
 
     def _dummy(self) -> np.ndarray:
         return np.broadcast_to(np.zeros((), self.dtype), self.shape)
@@ -81,6 +89,10 @@ class Ghost:
         return result
 
     __add__ = __radd__ = __iadd__ = __mul__ = __rmul__ = __imul__ = _with
+    __sub__ = __rsub__ = __isub__ = __truediv__ = __rtruediv__ = __itruediv__ = __pow__ = _with
+
+    def __neg__(self) -> "Ghost":
+        return self._with(1)
 
     def _tell(self, work: str, num_bytes: int) -> None:
         if self.note is not None:

@@ -48,5 +48,16 @@ def traced_step(
     for step in range(2):  # before the first there is none that is still to be judged
         recording.clear()
         pixels = backend.xp.empty((images, spec.crop, spec.crop, spec.channels), dtype)
-        trainer.train_step(Batch(pixels, np.zeros(images, np.int64), rows, rows, None), step)
+        _run(trainer, Batch(pixels, np.zeros(images, np.int64), rows, rows, None), step)
     return recording.events
+
+
+def _run(trainer: Trainer, batch: Batch, step: int) -> None:
+    """Make a step. ValueError where an operation of the network's own needs numbers, or what ghosts do not have."""
+    try:
+        trainer.train_step(batch, step)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f"model {trainer.model.name} cannot be planned: an operation does with arrays what those without numbers "
+            f"cannot ({error}); make it of the backend's operations, sums and products"
+        ) from error

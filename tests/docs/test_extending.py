@@ -61,6 +61,13 @@ def test_the_commands_of_the_guide_succeed(folder: Path, commands: str) -> None:
         check_run(folder / "wide-run")
 
 
+def test_the_guides_network_can_be_planned(folder: Path) -> None:
+    command = [sys.executable, "-m", "owt_mpi.plan", "--model", "my_nets.py:wide", "--crop", "32", "--ranks", "2"]
+    env = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(REPO_ROOT)}
+    run = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert "Choose --scheme " in run.stdout, run.stderr
+
+
 def check_run(run_dir: Path) -> None:
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if record["kind"] == "train"] == [2, 4, 6]

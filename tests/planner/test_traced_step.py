@@ -3,18 +3,22 @@
 import numpy as np
 import pytest
 
+from owt_mpi.autograd import Op, Tensor
 from owt_mpi.comm.threads import run_ranks
+from owt_mpi.nn.layers import Conv2d
 from owt_mpi.nn.models import find_builder
+from owt_mpi.nn.module import Context, Module
 from owt_mpi.parallel.head_update import HeadUpdate
 from owt_mpi.parallel.layout import Plan, make_layout
 from owt_mpi.planner import exchange
 from owt_mpi.planner.costs import step_kernels
 from owt_mpi.planner.exchange import layout_of
+from owt_mpi.planner.ghost import Ghost
 from owt_mpi.planner.kernel import Kernel
 from owt_mpi.planner.recording import Event, Recording, RecordingCommunicator, Start, Wait
 from owt_mpi.planner.traced_step import traced_step
 from owt_mpi.summary import summarise
-from tests.planner.steps import SPEC
+from tests.planner.steps import SPEC, small_model
 
 PLANS = [Plan(1), Plan(8, "dp"), *(Plan(8, s) for s in "abcd"), Plan(8, "c", 4), Plan(8, "c", 8, 2), Plan(1024, "d", 2)]
 
@@ -125,3 +129,48 @@ def test_only_the_first_wait_for_a_collective_is_one():
     pending = RecordingCommunicator(exchange.Group("two", 2), recording).start_all_gather(np.ones(3))
     assert pending.wait().tolist() == pending.wait().tolist() == [1] * 6
     assert [type(event) for event in recording.events] == [Start, Wait]
+
+
+class SortOp(Op):
+    """Something that needs numbers."""
+
+    def out_shape(self, *shapes):
+        return shapes[0]
+
+    def forward(self, *xs):
+        return self.backend.xp.sort(xs[0])
+
+    def backward(self, gy):
+        return (gy,)
+
+
+class Sort(Module):
+    def forward(self, x: Tensor, ctx: Context) -> Tensor:
+        return SortOp()(x)
+
+
+def test_a_network_whose_own_operation_needs_numbers_is_refused_in_words():
+    model = small_model({"conv": Conv2d(4, 8, 3), "sort": Sort()})
+    with pytest.raises(ValueError, match=r"model small cannot be planned: an operation does .*sort"):
+        traced_step(lambda spec: model, model.spec, Plan(1), 4, "fp32", False)
+
+
+def test_ghosts_have_the_shapes_of_arrays():
+    array, told = np.zeros((3, 4, 5), np.float32), []
+    ghost = Ghost(array.shape, array.dtype, lambda work, num_bytes: told.append((work, num_bytes)))
+    for of in (
+        lambda x: x[1:, ..., 2],
+        lambda x: x.reshape(12, -1),
+        lambda x: x.sum(axis=(0, -1)),
+        lambda x: x.max(axis=1, keepdims=True),
+        lambda x: x.sum(),
+        lambda x: 2 * x[0] + x,
+        lambda x: -x / 3 - x[:, :1],
+        lambda x: x.astype(np.float16, copy=False),
+    ):
+        assert (of(ghost).shape, of(ghost).dtype) == (of(array).shape, of(array).dtype)
+    told.clear()
+    ghost += ghost
+    assert told == [("add", 3 * array.nbytes)]
+    with pytest.raises(ValueError, match="broadcast"):
+        ghost[0] = np.zeros((5, 5), np.float32)
