@@ -13,7 +13,7 @@ from owt_mpi.planner.kernel import PRECISIONS, PrecisionName
 from owt_mpi.preset_files import parse_toml
 
 _LARGEST_FILE = 1 << 16  # bytes
-_MOST_LEVELS, _MOST_RANKS = 8, 1 << 20
+_MOST_LEVELS, _MOST_RANKS, _LONGEST_TEXT = 8, 1 << 20, 200
 _RATES, _SECONDS, _SHARES = (1e3, 1e18), (0.0, 10.0), (0.001, 1.0)  # no number outside is meant
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce")
 
@@ -47,14 +47,14 @@ def cluster_from(content: Mapping[str, Any], source: str) -> Cluster:
     )
     slower = collectives.section("slower", KINDS, missing=KINDS)
     return Cluster(
-        name=text(top["name"], f"{source}: name"),
+        name=_words(top["name"], f"{source}: name"),
         device=_device(top),
         levels=_levels(listed(top["levels"], f"{source}: levels"), source),
         call_seconds=collectives.number("call_seconds", *_SECONDS),
         uses_all_links=truth(collectives["uses_all_links"], f"{collectives.where} uses_all_links"),
         slower={kind: slower.number(kind, 0.01, 1000) for kind in slower.content},
         takes_cores=collectives.number("takes_cores", 0, 1) if "takes_cores" in collectives.content else 0.0,
-        fitted=text(top.content.get("fitted", ""), f"{source}: fitted"),
+        fitted=_words(top.content.get("fitted", ""), f"{source}: fitted"),
     )
 
 
@@ -127,6 +127,14 @@ class _Section:
         return value
 
 
+def _words(value: Any, name: str) -> str:
+    """Return a text that can be printed in a line. ValueError, with its `name`, if it is none, or too long."""
+    words = printable(text(value, name))
+    if len(words) > _LONGEST_TEXT:
+        raise ValueError(f"{name} has {len(words)} letters, and may have {_LONGEST_TEXT}")
+    return words
+
+
 def _device(top: _Section) -> PlannedDevice:
     shares = ("convolution_share", "linear_share", "memory_share")
     device = top.section(
@@ -135,7 +143,7 @@ def _device(top: _Section) -> PlannedDevice:
     )
     rates = device.section("flop_per_second", PRECISIONS, missing=set(PRECISIONS) - {"fp32"})
     peak = Device(
-        text(device["name"], f"{device.where} name"),
+        _words(device["name"], f"{device.where} name"),
         device.number("memory_bytes_per_second", *_RATES),
         {cast("PrecisionName", name): rates.number(name, *_RATES) for name in rates.content},
         (),
@@ -171,6 +179,6 @@ def _levels(content: list[Any], source: str) -> tuple[Level, ...]:
         if link not in SHARINGS:
             raise ValueError(f"{where} link is {short(link)}, but must be {' or '.join(map(repr, SHARINGS))}")
         latency, rate = level.number("latency_seconds", *_SECONDS), level.number("bytes_per_second", *_RATES)
-        levels.append(Level(text(level["name"], f"{where} name"), ranks, latency, rate, link))
+        levels.append(Level(_words(level["name"], f"{where} name"), ranks, latency, rate, link))
         below = ranks
     return tuple(levels)

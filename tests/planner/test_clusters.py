@@ -66,6 +66,8 @@ WRONG = [
     ("uses_all_links = true", "uses_all_links = true\nslower = {scan = 2}", "[collectives] slower has no entry 'scan'"),
     ("[collectives]", "[[collectives]]", "[collectives] is [{'call_seconds': 2e-05, 'uses_all_links': True}], and"),
     ('name = "DGX A100"', "name = [", "not valid TOML"),
+    ('name = "DGX A100"', "name = 3", "name is 3, and not a text"),
+    ('name = "DGX A100"', f'name = "{"x" * 300}"', "name has 300 letters, and may have 200"),
 ]
 
 
@@ -85,3 +87,8 @@ def test_a_cluster_that_is_not_there_is_refused_with_the_choice():
         load_cluster("dgx")
     with pytest.raises(ValueError, match="cannot be read"):
         load_cluster("nowhere/x.toml")
+
+
+def test_names_are_printed_as_one_line():
+    text = shipped("dgx-a100").replace('name = "DGX A100"', 'name = "two\\nlines\\u001b[31m"')
+    assert cluster_from(parse_toml(text, "x"), "x").name == "two\\nlines\\x1b[31m"
