@@ -67,3 +67,14 @@ def test_what_is_measured_is_a_cluster_that_can_be_planned_for(num_ranks, tmp_pa
         assert timing.seconds > 0
     kinds = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"}
     assert set(first.slower) == (kinds if num_ranks > 1 else set())
+
+
+def test_ranks_on_several_nodes_have_a_level_between_nodes():
+    def run(comm):
+        comm.split_by_node = lambda label: comm.split(comm.rank // 2, comm.rank, label)
+        return measure_cluster(BUILDER, SPEC, 8, comm, ReferenceBackend(), seconds=0.0)
+
+    first, *others = run_ranks(4, run)
+    assert [(level.ranks, level.link) for level in first.levels] == [(2, "a rank"), (0, "a unit")]
+    assert all(other.levels[1] == first.levels[1] for other in others)
+    assert first.most_ranks == 0
