@@ -43,6 +43,7 @@ class Accounts:
         self.flows: Flows = {}
         self.ranks: list[Times] = []
         self.num_steps = 0
+        self._cold, self._num_cold = Times(), 0
         self._ledger, self._data_wait, self._clock = ledger, data_wait, clock
         self.open_window()
 
@@ -61,6 +62,17 @@ class Accounts:
         with self._ledger.aside():
             yield
         self._start += self._now() - before
+
+    def warmed_up(self, rank: int, num_steps: int) -> None:
+        """Leave the first `num_steps` steps, which lie behind this rank, out of `warm`."""
+        before = self.ranks[rank] if self.ranks else Times()
+        self._cold, self._num_cold = before + (self._now() - self._start), num_steps
+
+    def warm(self, rank: int) -> tuple[Times, int]:
+        """Return the times of this rank, and of how many steps, without the first where others follow."""
+        if self.num_steps <= self._num_cold:
+            return self.ranks[rank] if self.ranks else Times(), self.num_steps
+        return self.ranks[rank] - self._cold, self.num_steps - self._num_cold
 
     def close_window(self, num_steps: int, world: Communicator) -> tuple[list[Times], Flows]:
         """Return every rank's times of the last `num_steps` steps, and this rank's flows. All ranks of `world` call.

@@ -14,8 +14,12 @@ class ParallelOptions:
     scheme: Literal["auto", "dp", "a", "b", "c", "d"] = "auto"
     """How the head is spread over ranks. a, b, c: its units are split, and the examples reach its ranks all at once
     (a), from one rank a pass (b), from every rank in every pass (c); d: its inputs are split instead, as in (c) with
-    fewer bytes; dp: not spread at all, data parallelism in every layer; auto: c, or d where fc-crosstalk is
-    below 1."""
+    fewer bytes; dp: not spread at all, data parallelism in every layer; auto: what the planner finds fastest on
+    --cluster, with its head-group-size unless one is given; without --cluster c, or d where fc-crosstalk is below
+    1."""
+    cluster: str = ""
+    """What the ranks run on, for --scheme auto and to have a step's time predicted: a shipped description, such as
+    dgx-a100, or a FILE.toml, such as mpirun -n K python -m owt_mpi.plan --measure FILE.toml makes."""
     senders: int = 0
     """For schemes b and c: how many ranks send in a pass, between 1 (b) and all (c); 0: as the scheme says."""
     head_group_size: int = 0

@@ -26,6 +26,8 @@ from owt_mpi.training.samples import SampleRecorder
 from owt_mpi.training.several_views import tally_of_views
 from owt_mpi.training.stopping import wish_to_stop
 
+_COLD_STEPS = 2  # in which memory is got and kernels are made
+
 
 @dataclass
 class TrainingLoop:
@@ -104,6 +106,8 @@ class TrainingLoop:
     def _after_step(self, batch: Batch, lr_factor: float) -> None:
         step, every = self.position.step, self.config.run.layer_stats_every
         self.reporter.advance(step)
+        if step - self._first_step == _COLD_STEPS:
+            self.accounts.warmed_up(self.trainer.layout.world.rank, _COLD_STEPS)
         if self.tracer is not None:
             with self.accounts.paused():
                 said = self.tracer.step_done(step - self._first_step)

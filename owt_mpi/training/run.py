@@ -47,6 +47,7 @@ from owt_mpi.training.data import Data, data_facts, fill_cache, make_loaders, op
 from owt_mpi.training.first_weights import drawn_parameters, first_weights
 from owt_mpi.training.folder import make_run_dir, write_description
 from owt_mpi.training.loop import TrainingLoop, num_steps
+from owt_mpi.training.prediction import Prediction, foretold, report_step, scheme_facts
 from owt_mpi.training.resume import restore_momentum
 from owt_mpi.training.samples import SampleRecorder
 from owt_mpi.training.setup import agreed, build_model, make_plan, open_backend
@@ -73,6 +74,7 @@ class _Setup:
     ledger: Ledger
     watch: Watch
     pinned_bytes: int
+    prediction: Prediction | None
     facts: dict[str, str]
 
     @property
@@ -125,6 +127,9 @@ def _set_up(config: Config, world: Communicator, ranks_sharing_cores: int) -> _S
         reader, validation_reader = open_readers(config, num_threads)
     with agreed(world, USAGE_ERROR):
         model = build_model(config, reader.num_channels, reader.num_classes, backend.name)
+    with agreed(world, USAGE_ERROR):
+        config, prediction = foretold(config, model.spec, per_rank, backend.name, world)
+    with agreed(world, USAGE_ERROR):
         plan = make_plan(config, world.size)
         plan.check(model, per_rank)
         head_updates = parse_head_update(config.parallel.head_update)
@@ -138,13 +143,16 @@ def _set_up(config: Config, world: Communicator, ranks_sharing_cores: int) -> _S
         "backend": reason + describe_replay(backend, config.parallel.cuda_graph),
         "threads": f"{num_threads} a rank",
         "transport": transport.description,
+        **scheme_facts(config, prediction, world.size),
         "ranks": layout.describe(),
         "batch": f"{per_rank * world.size} images a step, {per_rank} a rank",
         "data": reader.describe(),
         "model": f"{model.name}, {model.loss} loss, {sum(p.size for p in model.parameters()):,} parameters",
     }
-    pinned = transport.pinned_bytes
-    return _Setup(config, world, backend, model, layout, data, per_rank, head_updates, ledger, watch, pinned, facts)
+    return _Setup(
+        config, world, backend, model, layout, data, per_rank, head_updates, ledger, watch, transport.pinned_bytes,
+        prediction, facts,
+    )  # fmt: skip
 
 
 def _print_dry_run(setup: _Setup) -> None:
@@ -156,7 +164,8 @@ def _print_dry_run(setup: _Setup) -> None:
                 said = first.said
     if setup.world.rank == 0:
         print(*said, sep="\n", end="\n" * bool(said))
-        print(f"transport: {setup.facts['transport']}\nmemory: {memory}\n")
+        told = [f"{name}: {setup.facts[name]}\n" for name in ("transport", "scheme") if name in setup.facts]
+        print(*told, f"memory: {memory}\n", sep="")
         config, parallel = setup.config, setup.config.parallel
         dtype = compute_dtype(parallel.precision, parallel.dtype)
         options = memory_options(config, setup.backend)
@@ -227,6 +236,8 @@ def _train(setup: _Setup) -> None:
         lines = write_wire(run_dir / "wire.json", world, accounts)
         for line in lines + rank_lines(accounts.ranks, accounts.num_steps):
             reporter.say(line)
+        if setup.prediction is not None:
+            report_step(setup.prediction, accounts, world.rank, steps, reporter)
         if score is not None:
             reporter.say(f"validation accuracy {score.top1:.2%} (top-1), {score.top5:.2%} (top-5)")
         kept = [name for name in _KEPT if (run_dir / name).exists()]
