@@ -74,6 +74,10 @@ class PlanOptions:
     """Side of the images."""
     classes: int = 1000
     """Number of classes."""
+    epochs: int = 0
+    """Also say how many hours so many epochs take; 0: of a step alone."""
+    dataset_images: int = 1_281_167
+    """Images of an epoch: ImageNet's, of 2012."""
     stragglers: int = 0
     """So many ranks, drawn by chance, compute more slowly."""
     straggling: float = 1.5
@@ -101,6 +105,9 @@ class PlanOptions:
         for name, value in (("images-per-rank", self.images_per_rank), ("crop", self.crop), ("classes", self.classes)):
             if not 1 <= value <= 1 << 20:
                 raise ValueError(f"--{name} is {value}, but must be a number from 1 to {1 << 20}")
+        for name, value, at_least in (("epochs", self.epochs, 0), ("dataset-images", self.dataset_images, 1)):
+            if not at_least <= value <= 1 << 40:
+                raise ValueError(f"--{name} is {value}, but must be a number from {at_least} to {1 << 40}")
         if any(size < 2 for size in self.groups):
             raise ValueError(f"--groups are {list(self.groups)}, but ranks share a head in groups of 2 or more")
         if not 0 <= self.stragglers <= min(self.ranks):
@@ -147,9 +154,11 @@ def main() -> int:
     for ranks, rows in by_ranks.items():
         if len(by_ranks) == 1:
             said = [reason(rows, chosen[ranks]), why_left_out(case, ranks, options.groups)]
-            print(render(_table(case, rows, said), options.markdown), end="")
+            hours = [_hours(options, row) for row in rows]
+            print(render(_with_hours(options, _table(case, rows, said), hours), options.markdown), end="")
     if len(by_ranks) > 1:
-        print(render(_scaling_table(case, by_ranks), options.markdown), end="")
+        hours = [_hours(options, row) for row in chosen.values()]
+        print(render(_with_hours(options, _scaling_table(case, by_ranks), hours), options.markdown), end="")
     everything = [row for rows in by_ranks.values() for row in rows]
     if options.json:
         choices = [row.options for row in chosen.values()]
@@ -170,6 +179,18 @@ def make_case(options: PlanOptions) -> PlanCase:
     update = head_update_of(parse_head_update(options.head_update), 1)
     cluster = replace(load_cluster(options.cluster), sums_by_level=options.node_sums == "sharded")
     return PlanCase(builder, spec, options.images_per_rank, cluster, options.precision, update, chance)
+
+
+def _hours(options: PlanOptions, row: PlanRow) -> float:
+    return options.epochs * options.dataset_images / row.images_per_second / 3600
+
+
+def _with_hours(options: PlanOptions, table: Table, hours: Sequence[float]) -> Table:
+    """Return the table with a last column of the hours of all epochs, if any are planned."""
+    if not options.epochs:
+        return table
+    lines = [[*line, f"{each:,.2f}"] for line, each in zip(table.lines, hours, strict=True)]
+    return replace(table, headings=(*table.headings, f"hours of {options.epochs} epochs"), lines=lines)
 
 
 def _title(case: PlanCase) -> str:

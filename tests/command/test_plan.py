@@ -82,6 +82,23 @@ def test_a_plot_has_every_scheme_or_family(monkeypatch, tmp_path, ranks):
     assert all(f">{words}</text>" in drawn for words in wanted)
 
 
+def test_the_hours_of_a_training_are_those_of_its_images(monkeypatch, capsys, tmp_path):
+    file, given = tmp_path / "plan.json", ("--epochs", "3", "--dataset-images", "5000000", "--json")
+    for ranks in (["8"], ["2", "8"]):
+        run(monkeypatch, "--ranks", *ranks, *given, file)
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert lines[1][-4:] == ["hours", "of", "3", "epochs"]
+        rows = rows_of(file)
+        if len(ranks) > 1:
+            rows = [choose([row for row in map(planned, rows) if row.ranks == int(size)]) for size in ranks]
+        speeds = [row["images_per_second"] if isinstance(row, dict) else row.images_per_second for row in rows]
+        assert [line[-1] for line in lines[2 : 2 + len(rows)]] == [f"{15e6 / 3600 / speed:.2f}" for speed in speeds]
+
+
+def planned(row: dict) -> PlanRow:
+    return PlanRow(**{name: value for name, value in row.items() if name != "received"})
+
+
 def test_stragglers_and_sums_by_node_change_the_times(monkeypatch, tmp_path):
     times = []
     for options in ((), ("--stragglers", "1", "--straggling", "1.5"), ("--node-sums", "sharded")):
@@ -98,6 +115,7 @@ def test_stragglers_and_sums_by_node_change_the_times(monkeypatch, tmp_path):
         ("--ranks 0", "--ranks are [0]; give one number from 1 to 1024"),
         ("--ranks 64 --groups 16", "1000 units of head.fc8 over 16 ranks, which is no whole number each; use"),
         ("--ranks 7 --groups 2", "does not divide the 7 ranks into whole groups; use 1 or 7"),
+        ("--ranks 8 --epochs -1", "--epochs is -1, but must be a number from 0 to "),
         ("--ranks 8 --groups 1", "--groups are [1], but ranks share a head in groups of 2 or more"),
         ("--ranks 8 --precision tf32 --cluster v100-25gbe", "has no units for tf32; choose one of fp32, fp16"),
         ("--ranks 8 --head-update every-3-passes", "does not divide the 8 head passes of an iteration; use 1 or 2"),

@@ -5,14 +5,18 @@ import sys
 
 import pytest
 
-from benchmarks import paper_speed
+from benchmarks import paper_hours, paper_speed
 from owt_mpi import plan
 from owt_mpi.planner.cluster_files import cluster_names
 from tests.mpi_run import REPO_ROOT
 
 LINES = (REPO_ROOT / "docs/scaling.md").read_text(encoding="utf-8").splitlines()
 COMMANDS = [line for line in LINES if line.startswith("python -m ") and line.endswith("--markdown")]
-COMMANDS_OF = {"owt_mpi.plan": plan.main, "benchmarks.paper_speed": paper_speed.main}
+COMMANDS_OF = {
+    "owt_mpi.plan": plan.main,
+    "benchmarks.paper_speed": paper_speed.main,
+    "benchmarks.paper_hours": paper_hours.main,
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -28,7 +32,7 @@ def test_the_page_shows_what_its_commands_print(command, monkeypatch, capsys, tm
 
 
 def test_there_are_tables_for_the_paper_and_up_to_1024_ranks():
-    assert len(COMMANDS) == 6
+    assert len(COMMANDS) == 7
     assert sum("1024 --cluster" in command for command in COMMANDS) == 3
 
 

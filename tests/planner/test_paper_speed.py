@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import paper_speed
+from benchmarks import paper_hours, paper_speed
 from owt_mpi.parallel.layout import Plan
 from owt_mpi.planner.choice import step_timing
 
@@ -42,3 +42,12 @@ def test_the_command_prints_what_it_worked_out(rows, monkeypatch, capsys):
     for row in rows:
         assert f"| {row.gpus} | {row.gpus * 128}, {row.head_images} | {row.reported:.2f} |" in printed
         assert f" | {row.speedups['b']:.2f} | {row.speedups['c']:.2f} | " in printed
+
+
+@pytest.mark.parametrize("ranks", [1, 8])
+def test_the_hours_of_the_presets_are_those_of_the_plan(ranks):
+    """90 epochs of 1,281,167 images, 128 a rank and step, in scheme (b) with an update after every pass."""
+    update = paper_speed.HeadUpdate(1 if ranks > 1 else 0)
+    steps = 90 * 1_281_167 / (128 * ranks)
+    expected = steps * paper_speed.seconds(Plan(ranks, "b" if ranks > 1 else "dp"), update) / 3600
+    assert paper_hours.hours("paper-8xk20", ranks) == pytest.approx(expected, rel=1e-9)
