@@ -75,8 +75,13 @@ def test_line_that_was_cut_off_is_no_result_and_spoils_none(tmp_path: Path):
 
 def test_time_left_is_that_of_trainings_alike():
     known = {CASE: RESULT, Case(1, 64, 1, "linear", 1): Result(Case(1, 64, 1, "linear", 1), 1, 0.5, 1, 20.0)}
-    missing = [Case(8, 512, 1, "linear", 1), Case(1, 64, 1, "linear", 2), Case(4, 256, 1, "linear", 2)]
-    assert seconds_left(missing, known, jobs=2) == (60 + 20 + 40) / 2
+    missing = [
+        Case(8, 512, 1, "linear", 1),
+        Case(8, 512, 8, "linear", 1),
+        Case(1, 64, 1, "linear", 2),
+        Case(4, 256, 1, "linear", 2),
+    ]
+    assert seconds_left(missing, known, jobs=2) == (60 + 60 + 20 + 40) / 2
     assert seconds_left(missing, {}, jobs=2) is None
 
 
@@ -130,6 +135,8 @@ def test_table_has_the_paper_s_rows_beside_ours_and_the_dial_its_points():
     table, dial = tables(rows_of(results({(8, 1, "linear"): 0.2912})), "x")
     row = next(line for line in table.lines if line[1:3] == ["512, 64", "k"])
     assert row == ["8", "512, 64", "k", "0.874 ± 0.003", "29.12 ± 0.10", "3", "1024, 128", "2.651", "42.86"]
+    fixed = next(line for line in table.lines if line[1:3] == ["512, 512", "k"])
+    assert fixed[-3:] == ["1024, 1024", "2.678", "43.28"]
     assert len(table.lines) == 13
     assert [line[1] for line in dial.lines] == ["512, 64", "512, 128", "512, 256", "512, 512"]
     assert fmean(float(line[3].split()[0]) for line in dial.lines) == pytest.approx((29.12 + 90) / 4)
