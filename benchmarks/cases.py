@@ -42,10 +42,11 @@ class Setting:
     scheme: str
     folder: Path
 
-    @functools.cache  # noqa: B019 - there is one setting
-    def shards(self) -> Path:
-        """Return raw shards of random images that are stored larger than they are seen."""
-        return write_random_shards(self.folder / "random", self.sizes.shard_images, self.sizes.stored)
+
+@functools.cache
+def random_shards(setting: Setting) -> Path:
+    """Return raw shards of random images that are stored larger than they are seen."""
+    return write_random_shards(setting.folder / "random", setting.sizes.shard_images, setting.sizes.stored)
 
 
 @dataclass(frozen=True)

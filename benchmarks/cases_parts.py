@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.cases import WARM_UP, Measured, Setting, Side, per_second
+from benchmarks.cases import WARM_UP, Measured, Setting, Side, per_second, random_shards
 from benchmarks.cases_steps import CORES, Steps, ours
 from benchmarks.contestant import REPO_ROOT, Command, Contestant, command_environment, take_turns
 from benchmarks.machine import under_mpirun
@@ -38,7 +38,7 @@ def reading_and_training(setting: Setting) -> Measured:
     steps = Steps("alexnet", CORES, 1, sizes.large, sizes.crop, sizes.classes)
     turn = ("--lead", str(LEAD), "--steps", str(STEPS))
     entries = {
-        "from shards, augmented": ours(steps, setting.scheme, *turn, "--shards", str(setting.shards())),
+        "from shards, augmented": ours(steps, setting.scheme, *turn, "--shards", str(random_shards(setting))),
         "our step, random images": ours(steps, setting.scheme, *turn),
     }
     images = steps.ranks * steps.batch
@@ -52,7 +52,7 @@ def reading(setting: Setting) -> Measured:
     told = [text for name, value in numbers.items() for text in (f"--{name}", str(value))]
 
     def worker(what: str) -> list[Command]:
-        command = [sys.executable, "-m", "benchmarks.worker_loader", *told, what, str(setting.shards())]
+        command = [sys.executable, "-m", "benchmarks.worker_loader", *told, what, str(random_shards(setting))]
         return [(command, {"OMP_NUM_THREADS": "1"})]
 
     entries = {"Loader, uint8": worker("ours, Loader, uint8"), "memcpy": worker("memcpy, whole round")}

@@ -42,8 +42,8 @@ def case(update: HeadUpdate) -> PlanCase:
     return PlanCase(builder, spec, IMAGES, load_cluster("paper-8xk20"), update=update)
 
 
-def seconds(plan: Plan, update: HeadUpdate = HeadUpdate()) -> float:  # noqa: B008 - it is frozen
-    return step_timing(case(update), plan).seconds
+def seconds(plan: Plan, update: HeadUpdate | None = None) -> float:
+    return step_timing(case(update or HeadUpdate()), plan).seconds
 
 
 def speed_rows() -> list[SpeedRow]:

@@ -2,10 +2,8 @@
 
 from dataclasses import replace
 
-from owt_mpi.nn.init import HeNormal, Normal
-from owt_mpi.nn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU
-from owt_mpi.nn.model import InputSpec, Model, num_features
-from owt_mpi.nn.module import Sequential
+from owt_mpi.nn.model import InputSpec, Model
+from owt_mpi.nn.models import small
 
 MOST_RANKS = 8
 
@@ -16,24 +14,5 @@ def net(spec: InputSpec) -> Model:
     No image has an unused unit's class, so the loss makes such a unit say next to nothing after a few steps.
     """
     spec = replace(spec, num_classes=-(-spec.num_classes // MOST_RANKS) * MOST_RANKS)
-    trunk = Sequential(
-        {
-            "conv1": Conv2d(spec.channels, 32, 5, 1, 2, HeNormal()),
-            "relu1": ReLU(),
-            "pool1": MaxPool2d(2, 2),
-            "conv2": Conv2d(32, 64, 3, 1, 1, HeNormal()),
-            "relu2": ReLU(),
-            "pool2": MaxPool2d(2, 2),
-            "flatten": Flatten(),
-        }
-    )
-    head = Sequential(
-        {
-            "dropout3": Dropout(0.25),
-            "fc3": Linear(num_features(trunk, spec), 256, HeNormal()),
-            "relu3": ReLU(),
-            "dropout4": Dropout(0.5),
-            "fc4": Linear(256, spec.num_classes, Normal(0.01)),
-        }
-    )
-    return Model("table1-net", spec, trunk, head, "softmax")
+    demo = small(spec)
+    return Model("table1-net", spec, demo.trunk, demo.head, demo.loss)

@@ -12,33 +12,51 @@ from owt_mpi.config import BatchOptions, Config
 from owt_mpi.input_file import number, printable, read_text, short
 
 if sys.version_info >= (3, 11):
+    from importlib.resources.abc import Traversable
+
     import tomllib
 else:
+    from importlib.abc import Traversable
+
     import tomli as tomllib
 
-_LARGEST_PRESET = 1 << 16  # bytes
+_PRESETS = resources.files("owt_mpi").joinpath("presets")
+_LARGEST_FILE = 1 << 16  # bytes
 _MOST_DOTS = 100  # tomllib's time grows with the square of the parts of a name
 
 
 def preset_names() -> list[str]:
     """Return the names of the shipped presets."""
-    files = resources.files("owt_mpi").joinpath("presets").iterdir()
-    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+    return shipped_names(_PRESETS)
 
 
 def load_preset(name: str) -> Config:
     """Return the configuration of a shipped preset or a TOML file. ValueError if it is missing or not understood."""
-    shipped = resources.files("owt_mpi").joinpath("presets").joinpath(f"{name}.toml")
+    return config_from(load_toml("preset", name, _PRESETS), f"--preset {name}")
+
+
+def shipped_names(folder: Traversable) -> list[str]:
+    """Return the names of the TOML files that the package has in `folder`, without their endings."""
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def load_toml(kind: str, name: str, folder: Traversable) -> dict[str, Any]:
+    """Return what the package's file `name` in `folder` says, or a user's FILE.toml; `kind` is the option's name.
+
+    ValueError, in one line, if it is missing or no TOML.
+    """
+    shipped = folder.joinpath(f"{name}.toml")
     if "/" not in name and shipped.is_file():
         text = shipped.read_text(encoding="utf-8")
     elif name.endswith(".toml"):
         try:
-            text = read_text(Path(name), _LARGEST_PRESET)
+            text = read_text(Path(name), _LARGEST_FILE)
         except (OSError, ValueError) as error:
-            raise ValueError(f"--preset {name}: the file cannot be read ({error})") from None
+            raise ValueError(f"--{kind} {name}: the file cannot be read ({error})") from None
     else:
-        raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(preset_names())}, or a FILE.toml")
-    return config_from(parse_toml(text, f"--preset {name}"), f"--preset {name}")
+        names = ", ".join(shipped_names(folder))
+        raise ValueError(f"there is no {kind} {name!r}; choose one of {names}, or a FILE.toml")
+    return parse_toml(text, f"--{kind} {name}")
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:

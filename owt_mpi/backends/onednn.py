@@ -98,7 +98,7 @@ class OneDnnBfloat16Backend(OneDnnOperations, HalfBackend):
         copy: np.ndarray | None = None,
         skip: np.ndarray | None = None,
     ) -> None:
-        """See Backend. oneDNN rounds three times as fast as NumPy."""
+        """See Backend. oneDNN rounds in half of NumPy's time."""
         check_momentum_sgd(w, v, g, copy)
         self._inner.momentum_sgd(w, v, g, lr, momentum, weight_decay, scale, skip=skip)
         if copy is not None and w.size and (skip is None or not skip[0]):

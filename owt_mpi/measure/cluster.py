@@ -24,7 +24,7 @@ from owt_mpi.parallel.layout import Plan
 from owt_mpi.planner.cluster import Cluster, Level, PlannedDevice
 from owt_mpi.planner.collective_times import collective_seconds
 from owt_mpi.planner.devices import Device
-from owt_mpi.planner.kernel import Kernel
+from owt_mpi.planner.kernel import Kernel, PrecisionName
 from owt_mpi.planner.recording import Collective, Group
 from owt_mpi.planner.traced_step import traced_step
 
@@ -63,9 +63,9 @@ def measure_cluster(
     node = comm.split_by_node("node")
     memory = min((each.total for each in backend.memory()), default=1 << 40)
     peak = max(rates.convolutions, rates.linear)
-    flop = {"fp32": peak} if precision == "fp32" else {"fp32": peak, precision: peak}
+    flop: dict[PrecisionName, float] = {"fp32": peak, precision: peak}
     device = PlannedDevice(
-        peak=Device(device_name(backend), rates.memory, {name: flop[name] for name in flop}, ()),  # type: ignore[misc]
+        peak=Device(device_name(backend), rates.memory, flop, ()),
         memory_bytes=memory / (node.size if backend.device is None else 1),
         is_gpu=backend.device is not None,
         convolution_share=rates.convolutions / peak,

@@ -3,16 +3,15 @@
 import json
 from collections.abc import Collection, Mapping
 from importlib import resources
-from pathlib import Path
 from typing import Any, cast
 
-from owt_mpi.input_file import listed, number, printable, read_text, short, table, text, truth, whole
+from owt_mpi.input_file import listed, number, printable, short, table, text, truth, whole
 from owt_mpi.planner.cluster import SHARINGS, Cluster, Level, PlannedDevice
 from owt_mpi.planner.devices import Device
 from owt_mpi.planner.kernel import PRECISIONS, PrecisionName
-from owt_mpi.preset_files import parse_toml
+from owt_mpi.preset_files import load_toml, shipped_names
 
-_LARGEST_FILE = 1 << 16  # bytes
+_CLUSTERS = resources.files("owt_mpi.planner").joinpath("clusters")
 _MOST_LEVELS, _MOST_RANKS, _LONGEST_TEXT = 8, 1 << 20, 200
 _RATES, _SECONDS, _SHARES = (1e3, 1e18), (0.0, 10.0), (0.001, 1.0)  # no number outside is meant
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce")
@@ -20,23 +19,12 @@ KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"
 
 def cluster_names() -> list[str]:
     """Return the names of the shipped clusters."""
-    files = resources.files("owt_mpi.planner").joinpath("clusters").iterdir()
-    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+    return shipped_names(_CLUSTERS)
 
 
 def load_cluster(name: str) -> Cluster:
     """Return a shipped cluster, or that of a TOML file. ValueError, in one line, if it is missing or wrong."""
-    shipped = resources.files("owt_mpi.planner").joinpath("clusters").joinpath(f"{name}.toml")
-    if "/" not in name and shipped.is_file():
-        content = shipped.read_text(encoding="utf-8")
-    elif name.endswith(".toml"):
-        try:
-            content = read_text(Path(name), _LARGEST_FILE)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--cluster {name}: the file cannot be read ({error})") from None
-    else:
-        raise ValueError(f"there is no cluster {name!r}; choose one of {', '.join(cluster_names())}, or a FILE.toml")
-    return cluster_from(parse_toml(content, f"--cluster {name}"), f"--cluster {name}")
+    return cluster_from(load_toml("cluster", name, _CLUSTERS), f"--cluster {name}")
 
 
 def cluster_from(content: Mapping[str, Any], source: str) -> Cluster:
