@@ -2,7 +2,8 @@
 
 The threads make no MPI calls. Each rank's thread says in a small file whether its part is on disk; the thread of rank 0
 waits for these, joins the parts, and gives the folder its name. So whatever is killed at whatever moment, a folder with
-the name of a checkpoint is whole.
+the name of a checkpoint is whole. Who waits for a checkpoint does so in a collective, where a rank that never comes is
+seen by the others' watch (comm/watchdog.py).
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import json
 import shutil
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from owt_mpi.comm.base import Communicator
 
 _STATUS_BYTES = 4096  # taken on the disk in advance, so that a rank can say that the disk is full
 _LOOK_SECONDS = 0.05
+_SHOWING_SECONDS = 30.0  # that a file system may take to show one host what another has written
 _CANNOT_WRITE = (OSError, RuntimeError, CheckpointError)  # h5py's where a file cannot be closed, ours for damaged parts
 
 
@@ -41,6 +43,14 @@ class Snapshot:
     state: dict[str, Any]
     is_best: bool = False
     removes_old: bool = True
+
+
+@dataclass(frozen=True)
+class _PartsOver:
+    """Set when this rank's part of a checkpoint is written, or cannot be, and when that is so of all ranks' parts."""
+
+    own: threading.Event = field(default_factory=threading.Event)
+    every: threading.Event = field(default_factory=threading.Event)
 
 
 class CheckpointSaver:
@@ -61,7 +71,7 @@ class CheckpointSaver:
     ) -> None:
         self._folder, self._comm, self._keep = folder, comm, keep
         self._config, self._program, self._data_set = config, program, data_set or {}
-        self._writing: threading.Thread | None = None
+        self._writing: tuple[threading.Thread, _PartsOver] | None = None
         self._messages: list[str] = []
         self.num_written = 0  # known on rank 0
 
@@ -70,15 +80,21 @@ class CheckpointSaver:
         self.finish()
         unfinished = self._prepare(snapshot.step)
         if unfinished is not None:
-            self._writing = threading.Thread(
-                target=self._write, args=(unfinished, snapshot), name="checkpoint", daemon=True
+            over = _PartsOver()
+            thread = threading.Thread(
+                target=self._write, args=(unfinished, snapshot, over), name="checkpoint", daemon=True
             )
-            self._writing.start()
+            thread.start()
+            self._writing = thread, over
 
     def finish(self) -> None:
-        """Return when the checkpoint that was started is written, on this rank; on rank 0, when all of it is."""
+        """Return when all parts of the checkpoint that was started are written; on rank 0, when all of it is."""
         if self._writing is not None:
-            self._writing.join()
+            thread, over = self._writing
+            over.own.wait()
+            self._comm.all_gather_object(None)
+            over.every.set()
+            thread.join()
             self._writing = None
 
     def newest(self) -> Path | None:
@@ -110,7 +126,7 @@ class CheckpointSaver:
             return None
         return unfinished
 
-    def _write(self, unfinished: Path, snapshot: Snapshot) -> None:
+    def _write(self, unfinished: Path, snapshot: Snapshot, over: _PartsOver) -> None:
         rank, size = self._comm.rank, self._comm.size
         name = part_name(rank, size)
         try:
@@ -120,20 +136,21 @@ class CheckpointSaver:
                 (unfinished / name).unlink(missing_ok=True)  # makes room
             status = {"error": str(error)[: _STATUS_BYTES // 4]}
         _say(_status_path(unfinished, rank), status)
+        over.own.set()
         if rank == 0:
             try:
-                self._join(unfinished, snapshot)
+                self._join(unfinished, snapshot, over.every)
                 self.num_written += 1
             except _CANNOT_WRITE as error:
                 self._messages.append(_failure(snapshot.step, str(error)))
                 shutil.rmtree(unfinished, ignore_errors=True)
 
-    def _join(self, unfinished: Path, snapshot: Snapshot) -> None:
+    def _join(self, unfinished: Path, snapshot: Snapshot, all_parts_are_over: threading.Event) -> None:
         """Make a checkpoint of all ranks' parts. OSError if one of them has failed."""
         files: dict[str, FileEntry] = {}
         for rank in range(self._comm.size):
             path = _status_path(unfinished, rank)
-            status = _await(path)
+            status = _await(path, all_parts_are_over)
             if "error" in status:
                 raise OSError(f"rank {rank}: {status['error']}")
             files[part_name(rank, self._comm.size)] = FileEntry(**status)
@@ -167,9 +184,17 @@ def _say(path: Path, status: dict[str, Any]) -> None:
         file.write(b"\n")
 
 
-def _await(path: Path) -> dict[str, Any]:
-    """Return what another rank says, when it has. A rank that fails ends the job, this thread with it."""
+def _await(path: Path, all_parts_are_over: threading.Event) -> dict[str, Any]:
+    """Return what another rank says, when it has. OSError if it does not, though its part is over.
+
+    A rank that fails ends the job, this thread with it.
+    """
+    end: float | None = None
     while not (text := path.read_bytes()).endswith(b"\n"):
+        if end is None and all_parts_are_over.is_set():
+            end = time.monotonic() + _SHOWING_SECONDS
+        if end is not None and time.monotonic() >= end:
+            raise OSError(f"{path.name} does not say whether that rank's part is written")
         time.sleep(_LOOK_SECONDS)
     status: dict[str, Any] = json.loads(text)
     return status

@@ -108,9 +108,9 @@ def _end_together(code: int, message: str) -> NoReturn:
         # MPICH's mpirun kills the ranks that are still exiting when the first has exited with a code, and reports
         # the kill in place of the code; an abort by one rank it reports by its code alone
         _mpi().all_arrive_within(AGREEMENT_SECONDS)
-        if rank == 0:
-            _mpi().abort(code)
-        threading.Event().wait()
+        if rank != 0:
+            threading.Event().wait(AGREEMENT_SECONDS)  # for rank 0's, if it is not stopped
+        _mpi().abort(code)
     _finalise()
     sys.exit(code)
 

@@ -188,6 +188,14 @@ def _train(setup: _Setup) -> None:
     agree(world, None if config.run.ignore_memory or steps == 1 else memory.refusal(), USAGE_ERROR)
     with agreed(world, USAGE_ERROR):
         run_dir = make_run_dir(config, world)
+    with setup.watch.running(run_dir / "progress"):
+        _train_in(run_dir, setup, cache, memory, steps)
+        world.barrier()  # a rank that has stopped is missed while the others still watch
+
+
+def _train_in(run_dir: Path, setup: _Setup, cache: dict[str, str], memory: MemoryReport, steps: int) -> None:
+    """Train for `steps` steps, keeping the run in `run_dir`."""
+    config, world = setup.config, setup.world
     with agreed(world, DATA_ERROR):
         start, said = find_start(config.run.resume, run_dir / "checkpoints", world)
     events = run_dir / "tensorboard" if config.run.tensorboard else None
@@ -196,7 +204,7 @@ def _train(setup: _Setup) -> None:
         if world.rank == 0:
             write_description(run_dir, config, facts)
         new_reporter = Reporter(world.rank == 0, run_dir / "metrics.jsonl", steps, config.run.progress, events)
-    with setup.watch.running(run_dir / "progress"), new_reporter as reporter:
+    with new_reporter as reporter:
         for line in [*(f"{name}: {fact}" for name, fact in facts.items()), *said]:
             reporter.say(line)
         with agreed(world, DATA_ERROR):

@@ -139,6 +139,17 @@ def test_no_room_to_begin_is_a_message_too(tmp_path, monkeypatch, failing_rank):
     assert checkpoints_in(tmp_path) == []
 
 
+@pytest.mark.timeout(60)
+def test_a_rank_that_cannot_say_whether_its_part_is_written_is_not_waited_for_without_end(tmp_path, monkeypatch):
+    say = saving._say
+    monkeypatch.setattr(saving, "_say", lambda path, status: None if path.name.endswith("1") else say(path, status))
+    monkeypatch.setattr(saving, "_SHOWING_SECONDS", 0.2)
+    messages, written = save_steps(tmp_path, [2])
+    assert written == 0
+    assert "step 2 could not be written (status-00001 does not say whether that rank's part is written)" in messages[0]
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("point", ["before the name", "before the link", "while old ones go"])
 def test_a_kill_at_any_moment_leaves_whole_checkpoints_only(tmp_path, monkeypatch, point):
     """The file system is left as by a kill at that moment: what would come after it does not happen."""
@@ -160,7 +171,7 @@ def test_a_kill_at_any_moment_leaves_whole_checkpoints_only(tmp_path, monkeypatc
     unfinished = folders.make_unfinished(tmp_path, 3)
     saving._reserve(unfinished / "status-00000")
     with pytest.raises(Killed):
-        saver._write(unfinished, snapshot)
+        saver._write(unfinished, snapshot, saving._PartsOver())
     monkeypatch.undo()
     assert all(first_damage(path, SerialCommunicator()) is None for path in checkpoints_in(tmp_path))
     path, damaged = newest_whole(tmp_path, SerialCommunicator())

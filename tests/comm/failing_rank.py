@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from owt_mpi.comm import guard
+from owt_mpi.comm import guard, mpi
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.guard import CollectiveExit, agree, run_command
 from owt_mpi.comm.launcher import launcher_rank
@@ -103,6 +103,13 @@ def all_exit(comm: Communicator) -> int:
     comm.barrier()
     if comm.rank == comm.size - 1:  # is still there when the first rank has exited with the code
         atexit.register(select.select, [first], [], [])
+    raise CollectiveExit(int(sys.argv[2]), "error: 'batch' must be positive")
+
+
+def stops_as_all_exit(comm: Communicator) -> int:
+    guard.AGREEMENT_SECONDS = 0.5
+    if comm.rank == 0:  # the one that ends the job for all
+        mpi.abort = lambda code: os.kill(os.getpid(), signal.SIGSTOP)  # type: ignore[assignment]
     raise CollectiveExit(int(sys.argv[2]), "error: 'batch' must be positive")
 
 

@@ -96,6 +96,16 @@ def test_a_collective_exit_gives_its_code_and_one_line(mpirun: Run, case: str, c
         assert result.launcher_output == ""
 
 
+def test_a_rank_that_stops_as_it_ends_the_job_for_all_is_not_waited_for(mpirun: Run) -> None:
+    launcher = find_mpirun()
+    assert launcher is not None
+    if is_open_mpi(launcher):
+        pytest.skip("with Open MPI each rank ends by itself")
+    result = mpirun(3, [SCRIPT, "stops_as_all_exit", "3"], LIMIT_S)
+    assert result.returncode == 3
+    assert result.rank_stderr[0] == "error: 'batch' must be positive\n"
+
+
 def test_ranks_agree_to_stop_when_one_has_an_error(mpirun: Run) -> None:
     result = mpirun(3, [SCRIPT, "agrees"], LIMIT_S)
     assert result.returncode == 3

@@ -32,15 +32,25 @@ from tests.mpi_run import (
 STEPS_OF_EPOCH = 6
 STALL_SECONDS, STALL_ABORT_SECONDS = 1, 4
 LIMIT_SECONDS = 60.0  # of a whole life, on a machine under load: one that takes longer hangs
+END_SECONDS = 20.0  # from a run's last line to the end of its job
 
 
 @dataclass
 class Life:
-    """One start of the training. `lines` are what it printed."""
+    """One start of the training. `lines` are what it printed.
+
+    `was_stopped_at_end`: it had said all it had to say, and the launcher waited for a rank that was stopped just before
+    its exit, which nobody can see.
+    """
 
     process: "subprocess.Popen[str]"
     ranks: list[int] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    was_stopped_at_end: bool = False
+
+    @property
+    def has_said_all(self) -> bool:
+        return bool(self.lines) and self.lines[-1].startswith("run kept in ")
 
     @property
     def output(self) -> str:
@@ -118,7 +128,7 @@ class FaultyRun:
             reader.start()
             has_struck, shared = fault_at is None, list[Path]()
             try:
-                while (line := printed.get(timeout=LIMIT_SECONDS)) is not None:
+                while (line := self._next_line(printed, life)) is not None:
                     life.lines.append(line)
                     if not has_struck and _is_step(line) and life.last_step >= (fault_at or 0):
                         life.ranks = _ranks_of(process.pid)
@@ -139,6 +149,18 @@ class FaultyRun:
         came_from = f"going on from {self.checkpoints}/step-{expected:09d}" if expected else "the run begins"
         assert any(came_from in line for line in life.lines), f"not from step {expected}:\n{life.output[-4000:]}"
         return life
+
+    def _next_line(self, printed: "SimpleQueue[str | None]", life: Life) -> str | None:
+        """Return what the job prints next, None at its end. Empty if nothing comes in time."""
+        if life.has_said_all and not life.was_stopped_at_end:
+            try:
+                return printed.get(timeout=END_SECONDS)
+            except Empty:
+                assert not list((self.run_dir / "progress").glob("*.json")), "the others saw it stop, and waited"
+                life.was_stopped_at_end = True
+                for rank in life.ranks:
+                    send(rank, signal.SIGCONT)
+        return printed.get(timeout=LIMIT_SECONDS)
 
     def assert_same_as_undisturbed(self) -> None:
         """Raise AssertionError unless the weights of the run, which is over, are the undisturbed one's, bit by bit."""
