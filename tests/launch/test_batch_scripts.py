@@ -123,7 +123,7 @@ def trains(path: Path) -> str:
 def test_the_training_is_started_with_its_folder_and_goes_on_from_there(tmp_path: Path):
     done = train(tmp_path, trains(tmp_path), OMP_PLACES="cores")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"launched {SRUN} {command(tmp_path)}\nplaces unset\n"
+    assert done.stdout == f"launched {SRUN} --wait=60 {command(tmp_path)}\nplaces unset\n"
 
 
 @needs_environment
