@@ -15,6 +15,8 @@ from owt_mpi.measure.cluster_run import write_cluster
 from owt_mpi.nn.model import InputSpec
 from owt_mpi.nn.models import find_builder
 from owt_mpi.parallel.head_update import head_update_of, parse_head_update
+from owt_mpi.parallel.weight_sync import TrunkSync
+from owt_mpi.parallel.wire_format import WireDtype
 from owt_mpi.planner.choice import (
     FAMILIES,
     PlanCase,
@@ -29,6 +31,7 @@ from owt_mpi.planner.choice import (
 from owt_mpi.planner.cluster_files import load_cluster
 from owt_mpi.planner.kernel import PrecisionName
 from owt_mpi.planner.simulation import Disturbances
+from owt_mpi.planner.traced_step import SyncOptions
 from owt_mpi.seeing.plan_plot import draw_plan
 from owt_mpi.seeing.plotting import check_installed
 from owt_mpi.tables import Table, milliseconds, render, share
@@ -46,6 +49,7 @@ Examples:
 
 CHANNELS = 3
 _MOST_RANKS = 1024
+_SYNC = asdict(SyncOptions())
 _ENDINGS = (".png", ".svg", ".pdf")
 
 
@@ -68,6 +72,12 @@ class PlanOptions:
     """Sizes of the groups that share a head (G); none given: all that are possible."""
     node_sums: Literal["flat", "sharded"] = "flat"
     """How sums over ranks of several nodes are made, as in training."""
+    trunk_sync: TrunkSync = "all-reduce"
+    """How ranks that hold the same weights keep them the same, as in training."""
+    wire_dtype: WireDtype = "auto"
+    """Type in which their gradients cross, as in training."""
+    bucket_mib: float = 4.0
+    """Size of the pieces in which gradients are summed."""
     head_update: str = "per-iteration"
     """When the head learns: per-iteration, per-pass or every-N-passes."""
     crop: int = 224
@@ -119,6 +129,8 @@ class PlanOptions:
         ):
             if not (isfinite(factor) and least <= factor <= 1000):
                 raise ValueError(f"--{name} is {factor}, but must lie between {least:g} and 1000")
+        if not 0 < self.bucket_mib < 1 << 20:
+            raise ValueError(f"--bucket-mib is {self.bucket_mib}, but must be a number above 0 and below 2^20")
         if self.seed < 0:
             raise ValueError(f"--seed is {self.seed}, but must be 0 or more")
         self._check_files()
@@ -178,7 +190,8 @@ def make_case(options: PlanOptions) -> PlanCase:
     chance = Disturbances(options.stragglers, straggling, options.jitter, options.slow_link, options.seed)
     update = head_update_of(parse_head_update(options.head_update), 1)
     cluster = replace(load_cluster(options.cluster), sums_by_level=options.node_sums == "sharded")
-    return PlanCase(builder, spec, options.images_per_rank, cluster, options.precision, update, chance)
+    sync = SyncOptions(options.trunk_sync, options.wire_dtype, options.bucket_mib)
+    return PlanCase(builder, spec, options.images_per_rank, cluster, options.precision, update, chance, sync)
 
 
 def _hours(options: PlanOptions, row: PlanRow) -> float:
@@ -195,7 +208,9 @@ def _with_hours(options: PlanOptions, table: Table, hours: Sequence[float]) -> T
 
 def _title(case: PlanCase) -> str:
     name = case.builder(case.spec).name
-    return f"{name}, {case.images} images a rank, {case.precision}, {case.cluster.name}"
+    kept = asdict(case.sync)
+    more = [f"{option.replace('_', ' ')} {value}" for option, value in kept.items() if value != _SYNC[option]]
+    return ", ".join([name, f"{case.images} images a rank", case.precision, *more, case.cluster.name])
 
 
 def _notes(case: PlanCase) -> list[str]:

@@ -14,7 +14,7 @@ from owt_mpi.planner.cluster import Cluster
 from owt_mpi.planner.exchange import layout_of
 from owt_mpi.planner.kernel import PRECISIONS, PrecisionName
 from owt_mpi.planner.simulation import Disturbances, Timing, simulate
-from owt_mpi.planner.traced_step import traced_step
+from owt_mpi.planner.traced_step import SyncOptions, traced_step
 from owt_mpi.summary import summarise
 
 SCHEMES: tuple[SchemeName, ...] = get_args(SchemeName)
@@ -25,7 +25,10 @@ _DISTURBED_STEPS = 20
 
 @dataclass(frozen=True)
 class PlanCase:
-    """What is to be trained, on what: `images` (n) a rank and step, the head updated as `update` says."""
+    """What is to be trained, on what: `images` (n) a rank and step, the head updated as `update` says.
+
+    `sync` says how ranks keep their weights in step.
+    """
 
     builder: Builder
     spec: InputSpec
@@ -34,6 +37,7 @@ class PlanCase:
     precision: PrecisionName = "fp32"
     update: HeadUpdate = field(default_factory=HeadUpdate)
     disturbances: Disturbances = field(default_factory=Disturbances)
+    sync: SyncOptions = field(default_factory=SyncOptions)
 
     @property
     def dtype(self) -> np.dtype:
@@ -72,7 +76,7 @@ class PlanRow:
 def step_timing(case: PlanCase, plan: Plan) -> Timing:
     """Return the simulated time of a step of `plan`."""
     is_gpu = case.cluster.device.is_gpu
-    events = traced_step(case.builder, case.spec, plan, case.images, case.precision, is_gpu, case.update)
+    events = traced_step(case.builder, case.spec, plan, case.images, case.precision, is_gpu, case.update, case.sync)
     num_steps = 1 if case.disturbances == Disturbances() else _DISTURBED_STEPS
     return simulate(events, case.cluster, plan.num_ranks, case.precision, case.disturbances, num_steps)
 
@@ -216,14 +220,18 @@ def _row(case: PlanCase, plan: Plan, alone_seconds: float) -> PlanRow:
         exposed_seconds=timing.exposed_seconds,
         memory_bytes=memory,
         fits=memory <= case.cluster.device.memory_bytes,
-        received_bytes=summarise(model, layout, case.images, case.dtype).received_bytes,
+        received_bytes=summarise(model, layout, case.images, case.dtype, _memory_options(case)).received_bytes,
     )
 
 
 def _memory(case: PlanCase, plan: Plan, images: int) -> MemoryForecast:
-    device = case.cluster.device
-    options = MemoryOptions("cuda" if device.is_gpu else "onednn", device_bytes=int(device.memory_bytes))
-    return forecast_memory(case.builder(case.spec), layout_of(plan), images, case.dtype, options)
+    return forecast_memory(case.builder(case.spec), layout_of(plan), images, case.dtype, _memory_options(case))
+
+
+def _memory_options(case: PlanCase) -> MemoryOptions:
+    device, sync = case.cluster.device, case.sync
+    backend = "cuda" if device.is_gpu else "onednn"
+    return MemoryOptions(backend, sync.trunk_sync, sync.wire_dtype, device_bytes=int(device.memory_bytes))
 
 
 def _named(row: PlanRow) -> str:

@@ -44,6 +44,9 @@ class Ghost:
         return Ghost(self._dummy()[key].shape, self.dtype, self.note)
 
     def __setitem__(self, key: Any, values: Any) -> None:
+        if isinstance(key, Ghost):  # where it is true
+            self._tell("copy", key.nbytes + self.nbytes)
+            return
         part = self[key]
         assert np.broadcast_shapes(part.shape, values.shape) == part.shape, (part.shape, values.shape)
         self._tell("copy", part.nbytes + values.nbytes)
@@ -90,6 +93,13 @@ class Ghost:
 
     __add__ = __radd__ = __iadd__ = __mul__ = __rmul__ = __imul__ = _with
     __sub__ = __rsub__ = __isub__ = __truediv__ = __rtruediv__ = __itruediv__ = __pow__ = _with
+    __and__ = __rshift__ = __irshift__ = __ilshift__ = _with
+
+    def __ne__(self, other: object) -> "Ghost":  # type: ignore[override]
+        """Return where elements differ, as arrays do."""
+        return Ghost(self._with(other).shape, np.bool_, self.note)
+
+    __hash__ = object.__hash__
 
     def __neg__(self) -> "Ghost":
         return self._with(1)

@@ -1,5 +1,7 @@
 """The step that training runs, run on ghosts and written down."""
 
+from dataclasses import asdict, dataclass
+
 import numpy as np
 
 from owt_mpi.comm.base import Communicator
@@ -9,6 +11,8 @@ from owt_mpi.data.loader import Batch
 from owt_mpi.nn.model import Builder, InputSpec
 from owt_mpi.parallel.head_update import HeadUpdate
 from owt_mpi.parallel.layout import Plan
+from owt_mpi.parallel.weight_sync import TrunkSync
+from owt_mpi.parallel.wire_format import WireDtype
 from owt_mpi.parallel_options import ParallelOptions
 from owt_mpi.planner.exchange import layout_of
 from owt_mpi.planner.ghost import Ghost
@@ -16,6 +20,15 @@ from owt_mpi.planner.ghost_backend import GhostBackend
 from owt_mpi.planner.kernel import PRECISIONS, PrecisionName
 from owt_mpi.planner.recording import Event, Group, Recording, RecordingCommunicator
 from owt_mpi.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class SyncOptions:
+    """How ranks keep their weights in step: the options of training that have these names."""
+
+    trunk_sync: TrunkSync = "all-reduce"
+    wire_dtype: WireDtype = "auto"
+    bucket_mib: float = 4.0
 
 
 def traced_step(
@@ -26,6 +39,7 @@ def traced_step(
     precision: PrecisionName,
     is_gpu: bool,
     update: HeadUpdate | None = None,
+    sync: SyncOptions | None = None,
 ) -> list[Event]:
     """Return the events of rank 0 in the second `Trainer.train_step` of `plan`, with `images` (n) a rank.
 
@@ -39,7 +53,8 @@ def traced_step(
         return carrying_halves(RecordingCommunicator(group, recording), dtype)
 
     layout = layout_of(plan, communicator)
-    config = Config(parallel=ParallelOptions(precision="fp16" if dtype.itemsize == 2 else "fp32"))
+    kept_in_step = asdict(sync or SyncOptions())
+    config = Config(parallel=ParallelOptions(precision="fp16" if dtype.itemsize == 2 else "fp32", **kept_in_step))
     model = builder(spec)
     weights = {p.name: Ghost(p.global_shape, np.float32) for p in model.parameters()}
     trainer = Trainer(config, model, layout, backend, images * plan.num_ranks, weights)

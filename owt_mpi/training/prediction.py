@@ -11,6 +11,7 @@ from owt_mpi.parallel.head_update import head_update_of, parse_head_update
 from owt_mpi.parallel.layout import SchemeName
 from owt_mpi.planner.choice import SCHEMES, PlanCase, choose, plan_rows, reason, refuse_memory, step_timing
 from owt_mpi.planner.cluster_files import load_cluster
+from owt_mpi.planner.traced_step import SyncOptions
 from owt_mpi.training.setup import build_model, make_plan
 
 _WITH_PASSES: tuple[SchemeName, ...] = ("b", "c", "d")
@@ -122,7 +123,8 @@ def _case(config: Config, spec: InputSpec, images: int, backend: str) -> PlanCas
     cluster = replace(load_cluster(options.cluster), sums_by_level=options.node_sums == "sharded")
     update = head_update_of(parse_head_update(options.head_update), 1)
     builder = _builder(config, backend)
-    return PlanCase(builder, spec, images, cluster, options.precision, update)
+    sync = SyncOptions(options.trunk_sync, options.wire_dtype, options.bucket_mib)
+    return PlanCase(builder, spec, images, cluster, options.precision, update, sync=sync)
 
 
 def _builder(config: Config, backend: str) -> Builder:

@@ -11,6 +11,7 @@ from owt_mpi.nn.models import find_builder
 from owt_mpi.parallel.head_update import HeadUpdate
 from owt_mpi.planner.choice import PlanCase, PlanRow, choose, plan_rows, reason
 from owt_mpi.planner.cluster_files import load_cluster
+from owt_mpi.planner.traced_step import SyncOptions
 from owt_mpi.preset_files import load_preset
 from tests.command.test_train import TRAIN, options, records_of, train_alone
 from tests.mpi_run import Result
@@ -53,10 +54,12 @@ def cluster(tmp_path: Path) -> Path:
     return file
 
 
-def rows(preset: Path, cluster: Path, ranks: int, *given, passes: int = 0) -> list[PlanRow]:
-    builder = find_builder(load_preset(str(preset)).model.model)
-    case = PlanCase(builder, InputSpec(8, 3, 4), 16 // ranks, load_cluster(str(cluster)), update=HeadUpdate(passes))
-    return plan_rows(case, ranks, *given)
+def rows(preset: Path, cluster: Path, ranks: int, *given, passes: int = 0, sync: str = "all-reduce") -> list[PlanRow]:
+    builder, machine = find_builder(load_preset(str(preset)).model.model), load_cluster(str(cluster))
+    update, kept = HeadUpdate(passes), SyncOptions(sync)
+    return plan_rows(
+        PlanCase(builder, InputSpec(8, 3, 4), 16 // ranks, machine, update=update, sync=kept), ranks, *given
+    )
 
 
 def auto(shards: Path, preset: Path, run_dir: Path, cluster: Path, *more: str) -> list[str]:
@@ -117,6 +120,18 @@ def test_a_dry_run_shows_the_choice_and_plans_the_group_size_that_is_given(
         best = choose(rows(preset, cluster, 4, (size,), ("a", "b", "c", "d")))
         assert f"Choose {best.options}: {best.seconds * 1e3:.1f} ms a step" in result.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_how_weights_are_kept_in_step_is_planned_as_it_is_trained(
+    shards: Path, preset: Path, cluster: Path, tmp_path: Path
+):
+    more = ("--virtual-ranks", "4", "--dry-run", "--trunk-sync")
+    bests = [choose(rows(preset, cluster, 4, sync=sync)) for sync in ("all-reduce", "sharded")]
+    assert bests[0].seconds != bests[1].seconds
+    for sync, best in zip(("all-reduce", "sharded"), bests, strict=True):
+        result = train_alone(*auto(shards, preset, tmp_path / "run", cluster, *more, sync))
+        assert result.returncode == 0, result.stderr
+        assert f"Choose {best.options}: {best.seconds * 1e3:.1f} ms a step" in result.stdout
 
 
 def test_updates_within_an_iteration_leave_the_schemes_that_make_them(

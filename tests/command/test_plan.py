@@ -43,13 +43,14 @@ def test_all_schemes_and_group_sizes_are_told_with_the_choice(monkeypatch, capsy
         assert row["seconds"] == pytest.approx(row["compute_seconds"] + row["exposed_seconds"])
 
 
-def test_bytes_and_memory_are_those_of_a_dry_run(monkeypatch, tmp_path):
-    run(monkeypatch, "--ranks", "8", "--precision", "bf16", "--json", tmp_path / "plan.json")
+@pytest.mark.parametrize("sync", ["all-reduce", "sharded"])
+def test_bytes_and_memory_are_those_of_a_dry_run(monkeypatch, tmp_path, sync):
+    run(monkeypatch, "--ranks", "8", "--precision", "bf16", "--trunk-sync", sync, "--json", tmp_path / "plan.json")
     model, dtype = find_builder("alexnet-owt")(InputSpec(224, 3, 1000)), np.dtype(np.float16)
     for row in rows_of(tmp_path / "plan.json"):
         layout = layout_of(Plan(8, row["scheme"], row["group_size"]))
-        assert row["received_bytes"] == summarise(model, layout, 128, dtype).received_bytes
-        options = MemoryOptions("cuda", device_bytes=80_000_000_000)
+        options = MemoryOptions("cuda", trunk_sync=sync, device_bytes=80_000_000_000)
+        assert row["received_bytes"] == summarise(model, layout, 128, dtype, options).received_bytes
         assert row["memory_bytes"] == forecast_memory(model, layout, 128, dtype, options).num_bytes
 
 
@@ -108,6 +109,20 @@ def test_stragglers_and_sums_by_node_change_the_times(monkeypatch, tmp_path):
     assert times[1] > times[0] > times[2]
 
 
+def test_how_weights_are_kept_in_step_is_planned_and_said(monkeypatch, capsys, tmp_path):
+    """Halves go to the rank that adds them: data parallelism sends more of them through a node's port than a ring."""
+    titles, seconds = [], []
+    for options in ((), ("--wire-dtype", "float16"), ("--trunk-sync", "sharded")):
+        file = tmp_path / "plan.json"
+        run(monkeypatch, "--ranks", "16", "--groups", "8", "--cluster", "v100-25gbe", "--json", file, *options)
+        titles.append(capsys.readouterr().out.splitlines()[0])
+        seconds.append({row["scheme"]: row["seconds"] for row in rows_of(file)})
+    assert ["images a rank, fp32, V100" in title for title in titles] == [True, False, False]
+    assert "images a rank, fp32, wire dtype float16, V100" in titles[1]
+    assert "images a rank, fp32, trunk sync sharded, V100" in titles[2]
+    assert seconds[1]["a"] < seconds[0]["a"] < seconds[0]["dp"] < seconds[1]["dp"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -125,6 +140,7 @@ def test_stragglers_and_sums_by_node_change_the_times(monkeypatch, tmp_path):
         ("--model nothing", "there is no model 'nothing'"),
         ("--images-per-rank 0", "--images-per-rank is 0, but must be a number from 1"),
         ("--stragglers 9", "--stragglers is 9, but must be from 0 to the 8 ranks"),
+        ("--bucket-mib 0", "--bucket-mib is 0.0, but must be a number above 0"),
         ("--jitter inf", "--jitter is inf, but must lie between 0 and 1000"),
         ("--plot x.gif", "--plot x.gif does not say a format"),
         ("--json nowhere/x.json", "--json nowhere/x.json: there is no folder"),

@@ -5,6 +5,7 @@ import pytest
 
 from owt_mpi.autograd import Op, Tensor
 from owt_mpi.comm.threads import run_ranks
+from owt_mpi.memory_forecast import MemoryOptions
 from owt_mpi.nn.layers import Conv2d
 from owt_mpi.nn.models import find_builder
 from owt_mpi.nn.module import Context, Module
@@ -16,15 +17,15 @@ from owt_mpi.planner.exchange import layout_of
 from owt_mpi.planner.ghost import Ghost
 from owt_mpi.planner.kernel import Kernel
 from owt_mpi.planner.recording import Event, Recording, RecordingCommunicator, Start, Wait
-from owt_mpi.planner.traced_step import traced_step
+from owt_mpi.planner.traced_step import SyncOptions, traced_step
 from owt_mpi.summary import summarise
 from tests.planner.steps import SPEC, small_model
 
 PLANS = [Plan(1), Plan(8, "dp"), *(Plan(8, s) for s in "abcd"), Plan(8, "c", 4), Plan(8, "c", 8, 2), Plan(1024, "d", 2)]
 
 
-def trace(plan: Plan, n: int = 16, model: str = "alexnet-owt", precision="fp32", update=None) -> list[Event]:
-    return traced_step(find_builder(model), SPEC, plan, n, precision, True, update)
+def trace(plan: Plan, n: int = 16, model: str = "alexnet-owt", precision="fp32", update=None, sync=None) -> list[Event]:
+    return traced_step(find_builder(model), SPEC, plan, n, precision, True, update, sync)
 
 
 def received(start: Start) -> float:
@@ -58,6 +59,26 @@ def test_bytes_are_those_of_the_forecast(plan, precision):
     starts = [event for event in trace(plan, precision=precision) if isinstance(event, Start)]
     told = sum(received(start) for start in starts if is_forecast(start))
     assert told == pytest.approx(sum(forecast.values()), rel=2e-4)  # the zeros that fill up buckets
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("wire_dtype", ["auto", "float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("trunk_sync", ["all-reduce", "sharded"])
+def test_bytes_are_those_of_the_forecast_however_weights_are_kept_in_step(trunk_sync, wire_dtype, precision):
+    dtype, plan = np.dtype({"fp32": "f4", "fp16": "f2"}[precision]), Plan(8, "c", 4)
+    options = MemoryOptions(trunk_sync=trunk_sync, wire_dtype=wire_dtype)
+    forecast = summarise(find_builder("alexnet-owt")(SPEC), layout_of(plan), 16, dtype, options).received_bytes
+    events = trace(plan, precision=precision, sync=SyncOptions(trunk_sync, wire_dtype))
+    told = sum(received(event) for event in events if isinstance(event, Start) and is_forecast(event))
+    assert told == pytest.approx(sum(forecast.values()), rel=2e-4)
+
+
+def test_larger_buckets_are_fewer():
+    def num_sums(bucket_mib):
+        events = trace(Plan(8, "dp"), sync=SyncOptions(bucket_mib=bucket_mib))
+        return sum(isinstance(event, Start) and event.collective.kind == "all_reduce" for event in events)
+
+    assert num_sums(64.0) < num_sums(4.0)
 
 
 @pytest.mark.parametrize("plan", PLANS)
