@@ -19,7 +19,7 @@ import tyro
 from benchmarks.table1_cases import Setup, all_cases
 from benchmarks.table1_claims import Row, Spread, claims_of, mean_and_spread, rows_of, rule_name, scheme_sentence
 from benchmarks.table1_plot import draw
-from benchmarks.table1_runs import Result, Runner, describe_time, read_results, seconds_left
+from benchmarks.table1_runs import Result, Runner, describe_time, newest_data, read_results, seconds_left
 from owt_mpi.seeing.plotting import check_installed
 from owt_mpi.tables import Table, render
 
@@ -61,7 +61,7 @@ class Options:
     quick: bool = False
     """A look whether all runs, in seconds: two seeds of two steps on 1 and 2 ranks, which say nothing of accuracy."""
     only_report: bool = False
-    """Train nothing: print what the file of results holds."""
+    """Train nothing: print what the file of results holds. Needs no images, but --data or --shards for their name."""
     markdown: bool = False
     """Print tables as Markdown."""
     json: Path | None = None
@@ -89,7 +89,7 @@ def shards_of(options: Options) -> Path:
     if options.shards is not None:
         return options.shards
     is_own = options.data.resolve() == OWN_DATA
-    folder = options.cache / options.data.name.partition(".")[0]
+    folder = folder_of(options)
     source = [options.data / "train.tar.gz", folder, "--val", options.data / "test.tar.gz", "--size", 28]
     source = [*source, "--channels", 1] if is_own else [options.data, folder, "--size", 32]
     command = [sys.executable, "-m", "data_prep.build_shards", *map(str, source), "--progress", "lines"]
@@ -98,11 +98,21 @@ def shards_of(options: Options) -> Path:
     return folder
 
 
-def setup_of(options: Options, shards: Path) -> Setup:
-    """Return what all trainings have in common; the data are known by their shards' manifest."""
+def folder_of(options: Options) -> Path:
+    """Return where the shards are, or go."""
+    return options.shards or options.cache / options.data.name.partition(".")[0]
+
+
+def data_of(shards: Path) -> str:
+    """Return what the data are known by: their name, and a digest of their shards' manifest."""
     digest = hashlib.sha256((shards / "manifest.json").read_bytes()).hexdigest()[:16]
+    return f"{shards.resolve().name} {digest}"
+
+
+def setup_of(options: Options, data: str) -> Setup:
+    """Return what all trainings have in common."""
     steps = (2, 2) if options.quick else (0, 10)
-    return Setup(f"{shards.name} {digest}", options.images, options.epochs, *steps, 28, options.lr)
+    return Setup(data, options.images, options.epochs, *steps, 28, options.lr)
 
 
 def tables(rows: Sequence[Row], data: str) -> list[Table]:
@@ -172,10 +182,14 @@ def main() -> int:
         options = replace(options, ranks=(1, 2), seeds=2, images=8, epochs=1)
     try:
         options.check()
-        shards = shards_of(options).resolve()
-        setup = setup_of(options, shards)
+        if options.only_report:
+            shards, data = Path(), newest_data(options.results, folder_of(options).resolve().name)
+        else:
+            shards = shards_of(options).resolve()
+            data = data_of(shards)
     except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")
+    setup = setup_of(options, data)
     cases = all_cases(tuple(sorted(set(options.ranks))), options.images, options.seeds)
     results = read_results(options.results, setup)
     missing = [case for case in cases if case not in results]

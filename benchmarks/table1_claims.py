@@ -99,14 +99,14 @@ def claims_of(rows: Sequence[Row]) -> list[Claim]:
     for size in sizes:
         fixed, variable = found.get((size, size, "linear")), found.get((size, 1, "linear"))
         batch = "variable batch better than fixed"
-        claims.append(_claim(batch, f"K = {size}, k rule", variable, fixed, rows))
+        claims.append(_claim(batch, f"K = {size}, rule k", variable, fixed, rows))
     for size in sizes:
         for passes, name in ((size, "fixed batch"), (1, "variable batch")):
             linear, root = found.get((size, passes, "linear")), found.get((size, passes, "sqrt"))
-            claims.append(_claim("k rule better than sqrt(k)", f"K = {size}, {name}", linear, root, rows))
+            claims.append(_claim("rule k better than sqrt(k)", f"K = {size}, {name}", linear, root, rows))
     for size in sizes:
         alone, fixed = found.get((1, 1, "linear")), found.get((size, size, "linear"))
-        claims.append(_claim("a larger fixed batch costs accuracy", f"K = {size}, k rule", alone, fixed, rows))
+        claims.append(_claim("a larger fixed batch costs accuracy", f"K = {size}, rule k", alone, fixed, rows))
     return [claim for claim in claims if claim is not None]
 
 

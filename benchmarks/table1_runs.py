@@ -1,5 +1,6 @@
 """Trainings of the benchmark table1: those that are not in the file of results yet, some at once."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -41,6 +42,18 @@ def read_results(file: Path, setup: Setup) -> dict[Case, Result]:
         case = Case(**content["case"])
         if content["setup"] == key(setup, case)["setup"]:
             found[case] = Result(case, **content["result"])
+    return found
+
+
+def newest_data(file: Path, name: str) -> str:
+    """Return what the newest result of shards called `name` says of its data. ValueError if there is none."""
+    found = ""
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+        with contextlib.suppress(ValueError):
+            data = str(json.loads(line)["setup"]["data"])
+            found = data if data.split(maxsplit=1)[0] == name else found
+    if not found:
+        raise ValueError(f"--results {file}: no result of {name} is in it; train first, or give another file or --data")
     return found
 
 

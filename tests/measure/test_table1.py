@@ -109,6 +109,15 @@ def test_rerun_trains_only_what_is_missing(tmp_path: Path, shards: Path):
     assert "to do now" not in again.stderr
     assert "| 2 | 16, 8 | k | " in again.stdout
     assert len((tmp_path / "t.jsonl").read_text().splitlines()) == 14
+    (shards / "manifest.json").unlink()
+    assert table1(tmp_path, "--markdown", "--only-report").stdout == again.stdout
+
+
+def test_a_report_of_results_that_are_not_there_says_so(tmp_path: Path):
+    append_result(tmp_path / "t.jsonl", SETUP, RESULT)
+    done = table1(tmp_path, "--only-report")
+    assert done.returncode == 1
+    assert "t.jsonl: no result of shards is in it; train first" in done.stderr
 
 
 def test_failed_training_is_told_and_not_kept(tmp_path: Path, shards: Path):

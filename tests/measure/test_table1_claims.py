@@ -54,9 +54,9 @@ def test_variable_batch_is_judged_by_the_spread(variable: float, verdict: str):
 
 def test_rules_are_judged_for_each_batch_of_the_head():
     claims = claims_of(rows_of(results({(4, 4, "linear"): 0.28, (4, 1, "sqrt"): 0.28})))
-    assert of(claims, "k rule", "K = 4, fixed").top1_error == "shown"
-    assert of(claims, "k rule", "K = 4, variable").top1_error == "not shown"
-    assert of(claims, "k rule", "K = 2, variable").top1_error == "not told apart"
+    assert of(claims, "rule k", "K = 4, fixed").top1_error == "shown"
+    assert of(claims, "rule k", "K = 4, variable").top1_error == "not shown"
+    assert of(claims, "rule k", "K = 2, variable").top1_error == "not told apart"
     assert of(claims, "a larger fixed batch", "K = 4").top1_error == "not shown"
 
 
