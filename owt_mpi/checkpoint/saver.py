@@ -130,13 +130,9 @@ class CheckpointSaver:
         rank, size = self._comm.rank, self._comm.size
         name = part_name(rank, size)
         try:
-            status = asdict(write_parts(unfinished / name, snapshot.parts))
-        except _CANNOT_WRITE as error:
-            with contextlib.suppress(OSError):
-                (unfinished / name).unlink(missing_ok=True)  # makes room
-            status = {"error": str(error)[: _STATUS_BYTES // 4]}
-        _say(_status_path(unfinished, rank), status)
-        over.own.set()
+            _say(_status_path(unfinished, rank), _write_part(unfinished / name, snapshot.parts))
+        finally:
+            over.own.set()
         if rank == 0:
             try:
                 self._join(unfinished, snapshot, over.every)
@@ -163,6 +159,16 @@ class CheckpointSaver:
         finish(unfinished, snapshot.is_best)
         if snapshot.removes_old:
             remove_old(self._folder, self._keep)
+
+
+def _write_part(path: Path, parts: list[Part]) -> dict[str, Any]:
+    """Return what there is to say of the part that was written, or could not be."""
+    try:
+        return asdict(write_parts(path, parts))
+    except _CANNOT_WRITE as error:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)  # makes room
+        return {"error": str(error)[: _STATUS_BYTES // 4]}
 
 
 def _status_path(unfinished: Path, rank: int) -> Path:

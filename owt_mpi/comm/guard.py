@@ -28,6 +28,7 @@ _READING_SECONDS = 2.0  # how long the launcher may take to read the message of 
 _LOOK_SECONDS = 1.0  # between looks whether the launcher is still there
 
 _first_failure = threading.Lock()
+_have_met = threading.Event()
 
 
 class CollectiveExit(SystemExit):
@@ -92,6 +93,12 @@ def agree(comm: Communicator, error: Exception | None, code: int = DATA_ERROR) -
         raise CollectiveExit(code, f"error: rank {rank} of {comm.size} on host {host}: {first}{others}") from error
 
 
+def meet_at_end(comm: Communicator) -> None:
+    """Return when all ranks of the job have called, as the last thing before they end: from then on none is late."""
+    comm.barrier()
+    _have_met.set()
+
+
 def _end_together(code: int, message: str) -> NoReturn:
     """Print `message` on rank 0 and exit with `code`; all ranks call."""
     if launcher_rank() is not None:
@@ -109,7 +116,8 @@ def _end_together(code: int, message: str) -> NoReturn:
         # the kill in place of the code; an abort by one rank it reports by its code alone
         _mpi().all_arrive_within(AGREEMENT_SECONDS)
         if rank != 0:
-            threading.Event().wait(AGREEMENT_SECONDS)  # for rank 0's, if it is not stopped
+            threading.Event().wait(AGREEMENT_SECONDS)  # for rank 0's abort
+            print(message, "(said for rank 0, which has not ended the job)", file=sys.stderr, flush=True)
         _mpi().abort(code)
     _finalise()
     sys.exit(code)
@@ -207,8 +215,12 @@ def _who() -> str:
 
 
 def _finalise() -> None:
-    if _loaded_mpi() is not None:
-        _mpi().finalise()
+    if _loaded_mpi() is None:
+        return
+    world = _mpi().active_world()
+    if _have_met.is_set() and world is not None and world.size > 1 and not _mpi().all_arrive_within(AGREEMENT_SECONDS):
+        fail(f"all is done, but a rank has not come to its end within {AGREEMENT_SECONDS:g} s of this one", 1)
+    _mpi().finalise()  # which has no limit: MPICH's waits in it for the others
 
 
 def _loaded_mpi() -> ModuleType | None:

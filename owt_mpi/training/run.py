@@ -15,7 +15,7 @@ from owt_mpi.checkpoint.saver import CheckpointSaver
 from owt_mpi.checkpoint.weights import save_weights
 from owt_mpi.comm.base import Communicator
 from owt_mpi.comm.checked import CheckedCommunicator
-from owt_mpi.comm.guard import DATA_ERROR, USAGE_ERROR, CollectiveExit, agree
+from owt_mpi.comm.guard import DATA_ERROR, USAGE_ERROR, CollectiveExit, agree, meet_at_end
 from owt_mpi.comm.half import carrying_halves
 from owt_mpi.comm.ledger import Ledger
 from owt_mpi.comm.metered import MeteredCommunicator
@@ -190,7 +190,7 @@ def _train(setup: _Setup) -> None:
         run_dir = make_run_dir(config, world)
     with setup.watch.running(run_dir / "progress"):
         _train_in(run_dir, setup, cache, memory, steps)
-        world.barrier()  # a rank that has stopped is missed while the others still watch
+        meet_at_end(world)  # a rank that has stopped is missed while the others still watch
 
 
 def _train_in(run_dir: Path, setup: _Setup, cache: dict[str, str], memory: MemoryReport, steps: int) -> None:

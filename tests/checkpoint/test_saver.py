@@ -150,6 +150,17 @@ def test_a_rank_that_cannot_say_whether_its_part_is_written_is_not_waited_for_wi
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_writer_that_fails_in_an_unforeseen_way_is_not_waited_for_without_end(tmp_path, monkeypatch):
+    def failing(path, parts):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(saving, "write_parts", failing)
+    assert save_steps(tmp_path, [2])[1] == 0
+    assert checkpoints_in(tmp_path) == []
+
+
 @pytest.mark.parametrize("point", ["before the name", "before the link", "while old ones go"])
 def test_a_kill_at_any_moment_leaves_whole_checkpoints_only(tmp_path, monkeypatch, point):
     """The file system is left as by a kill at that moment: what would come after it does not happen."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from owt_mpi.comm import guard, mpi
 from owt_mpi.comm.base import Communicator
-from owt_mpi.comm.guard import CollectiveExit, agree, run_command
+from owt_mpi.comm.guard import CollectiveExit, agree, meet_at_end, run_command
 from owt_mpi.comm.launcher import launcher_rank
 from owt_mpi.comm.mpi import world
 
@@ -106,8 +106,16 @@ def all_exit(comm: Communicator) -> int:
     raise CollectiveExit(int(sys.argv[2]), "error: 'batch' must be positive")
 
 
+def stops_when_all_is_done(comm: Communicator) -> int:
+    guard.AGREEMENT_SECONDS = 2.0
+    meet_at_end(comm)
+    if comm.rank == FAILING:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return 0
+
+
 def stops_as_all_exit(comm: Communicator) -> int:
-    guard.AGREEMENT_SECONDS = 0.5
+    guard.AGREEMENT_SECONDS = 2.0
     if comm.rank == 0:  # the one that ends the job for all
         mpi.abort = lambda code: os.kill(os.getpid(), signal.SIGSTOP)  # type: ignore[assignment]
     raise CollectiveExit(int(sys.argv[2]), "error: 'batch' must be positive")

@@ -156,7 +156,9 @@ class FaultyRun:
             try:
                 return printed.get(timeout=END_SECONDS)
             except Empty:
-                assert not list((self.run_dir / "progress").glob("*.json")), "the others saw it stop, and waited"
+                going = [rank for rank, pid in enumerate(life.ranks) if not _is_stopped(pid)]
+                watching = [rank for rank in going if (self.run_dir / "progress" / f"rank-{rank:05d}.json").exists()]
+                assert not watching, f"ranks {watching} watch still, and have not missed the one that stopped"
                 life.was_stopped_at_end = True
                 for rank in life.ranks:
                     send(rank, signal.SIGCONT)
@@ -208,6 +210,13 @@ def _ranks_of(launcher: int) -> list[int]:
         if found and b"owt_mpi.train" in command:
             ranks.setdefault(int(found[0]), pid)  # parents come first
     return [ranks[rank] for rank in sorted(ranks)]
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
 
 
 def _shared_memory_of(ranks: list[int]) -> list[Path]:

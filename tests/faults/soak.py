@@ -96,7 +96,8 @@ class Soak:
         elif fault != "SIGTERM twice":
             assert code != 0 or is_over, life.output
         if fault == "stop a rank" and not is_over:
-            assert life.was_stopped_at_end or f"{detail} (seen" in life.output, life.output
+            said = next((line for line in life.lines if "--stall-abort-seconds have passed" in line), "")
+            assert f"{detail} (seen" in said, life.output
 
     def _damage(self) -> str:
         """Damage a file of the newest checkpoint that is whole; return what was done to which."""

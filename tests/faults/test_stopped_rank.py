@@ -14,7 +14,7 @@ from tests.mpi_run import NO_MPIRUN, find_mpirun, mpi_run
 def test_a_job_does_not_wait_for_a_rank_that_stops(place: str, tmp_path: Path) -> None:
     options = {
         "preset": write_preset(tmp_path), "data": write_shards(tmp_path / "shards"), "epochs": 1,
-        "backend": "reference", "run-dir": tmp_path / "run", "stall-seconds": 1, "stall-abort-seconds": 2,
+        "backend": "reference", "run-dir": tmp_path / "run", "stall-seconds": 1, "stall-abort-seconds": 4,
     }  # fmt: skip
     given = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     result = mpi_run(2, ["tests/faults/stopping_rank.py", place, *given], timeout_s=40)
