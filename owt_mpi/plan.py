@@ -49,7 +49,7 @@ Examples:
 
 CHANNELS = 3
 _MOST_RANKS = 1024
-_SYNC = asdict(SyncOptions())
+_SYNC_DEFAULTS = asdict(SyncOptions())
 _ENDINGS = (".png", ".svg", ".pdf")
 
 
@@ -77,7 +77,7 @@ class PlanOptions:
     wire_dtype: WireDtype = "auto"
     """Type in which their gradients cross, as in training."""
     bucket_mib: float = 4.0
-    """Size of the pieces in which gradients are summed."""
+    """Size of the pieces in which gradients are summed, as in training."""
     head_update: str = "per-iteration"
     """When the head learns: per-iteration, per-pass or every-N-passes."""
     crop: int = 224
@@ -209,7 +209,7 @@ def _with_hours(options: PlanOptions, table: Table, hours: Sequence[float]) -> T
 def _title(case: PlanCase) -> str:
     name = case.builder(case.spec).name
     kept = asdict(case.sync)
-    more = [f"{option.replace('_', ' ')} {value}" for option, value in kept.items() if value != _SYNC[option]]
+    more = [f"{option.replace('_', ' ')} {value}" for option, value in kept.items() if value != _SYNC_DEFAULTS[option]]
     return ", ".join([name, f"{case.images} images a rank", case.precision, *more, case.cluster.name])
 
 

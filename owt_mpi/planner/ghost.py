@@ -99,8 +99,6 @@ class Ghost:
         """Return where elements differ, as arrays do."""
         return Ghost(self._with(other).shape, np.bool_, self.note)
 
-    __hash__ = object.__hash__
-
     def __neg__(self) -> "Ghost":
         return self._with(1)
 

@@ -1,6 +1,6 @@
 """The step that training runs, run on ghosts and written down."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def traced_step(
     """Return the events of rank 0 in the second `Trainer.train_step` of `plan`, with `images` (n) a rank.
 
     The other ranks have the same but for which of them sends in a pass. Numbers of 16 bits are float16's in either
-    precision; so are the checks for overflow.
+    precision; so are the checks for overflow. In bf16 those cross as they are where 16 bits of either kind are to.
     """
     recording, dtype = Recording(), np.dtype(f"f{PRECISIONS[precision]}")
     backend = GhostBackend(recording, is_gpu)
@@ -53,7 +53,8 @@ def traced_step(
         return carrying_halves(RecordingCommunicator(group, recording), dtype)
 
     layout = layout_of(plan, communicator)
-    kept_in_step = asdict(sync or SyncOptions())
+    sync = sync or SyncOptions()
+    kept_in_step = asdict(replace(sync, wire_dtype="auto") if _crosses_as_it_is(sync, precision) else sync)
     config = Config(parallel=ParallelOptions(precision="fp16" if dtype.itemsize == 2 else "fp32", **kept_in_step))
     model = builder(spec)
     weights = {p.name: Ghost(p.global_shape, np.float32) for p in model.parameters()}
@@ -65,6 +66,10 @@ def traced_step(
         pixels = backend.xp.empty((images, spec.crop, spec.crop, spec.channels), dtype)
         _run(trainer, Batch(pixels, np.zeros(images, np.int64), rows, rows, None), step)
     return recording.events
+
+
+def _crosses_as_it_is(sync: SyncOptions, precision: PrecisionName) -> bool:
+    return precision == "bf16" and sync.wire_dtype in ("bfloat16", "float16")
 
 
 def _run(trainer: Trainer, batch: Batch, step: int) -> None:

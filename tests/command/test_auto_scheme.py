@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -54,12 +55,13 @@ def cluster(tmp_path: Path) -> Path:
     return file
 
 
-def rows(preset: Path, cluster: Path, ranks: int, *given, passes: int = 0, sync: str = "all-reduce") -> list[PlanRow]:
+def rows(
+    preset: Path, cluster: Path, ranks: int, *given, passes: int = 0, kept: SyncOptions | None = None
+) -> list[PlanRow]:
     builder, machine = find_builder(load_preset(str(preset)).model.model), load_cluster(str(cluster))
-    update, kept = HeadUpdate(passes), SyncOptions(sync)
-    return plan_rows(
-        PlanCase(builder, InputSpec(8, 3, 4), 16 // ranks, machine, update=update, sync=kept), ranks, *given
-    )
+    update, sync = HeadUpdate(passes), kept or SyncOptions()
+    case = PlanCase(builder, InputSpec(8, 3, 4), 16 // ranks, machine, update=update, sync=sync)
+    return plan_rows(case, ranks, *given)
 
 
 def auto(shards: Path, preset: Path, run_dir: Path, cluster: Path, *more: str) -> list[str]:
@@ -125,11 +127,14 @@ def test_a_dry_run_shows_the_choice_and_plans_the_group_size_that_is_given(
 def test_how_weights_are_kept_in_step_is_planned_as_it_is_trained(
     shards: Path, preset: Path, cluster: Path, tmp_path: Path
 ):
-    more = ("--virtual-ranks", "4", "--dry-run", "--trunk-sync")
-    bests = [choose(rows(preset, cluster, 4, sync=sync)) for sync in ("all-reduce", "sharded")]
-    assert bests[0].seconds != bests[1].seconds
-    for sync, best in zip(("all-reduce", "sharded"), bests, strict=True):
-        result = train_alone(*auto(shards, preset, tmp_path / "run", cluster, *more, sync))
+    cluster.write_text(SLOW.replace("latency_seconds = 1e-6", "latency_seconds = 1e-3"))
+    kinds = [SyncOptions(), SyncOptions("sharded"), SyncOptions(wire_dtype="float16"), SyncOptions(bucket_mib=1e-4)]
+    bests = [choose(rows(preset, cluster, 4, kept=kept)) for kept in kinds]
+    assert len({f"{best.seconds * 1e3:.1f}" for best in bests}) == len(kinds)
+    for kept, best in zip(kinds, bests, strict=True):
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(kept).items()]
+        more = ("--virtual-ranks", "4", "--dry-run", *options)
+        result = train_alone(*auto(shards, preset, tmp_path / "run", cluster, *more))
         assert result.returncode == 0, result.stderr
         assert f"Choose {best.options}: {best.seconds * 1e3:.1f} ms a step" in result.stdout
 

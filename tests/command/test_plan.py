@@ -43,13 +43,14 @@ def test_all_schemes_and_group_sizes_are_told_with_the_choice(monkeypatch, capsy
         assert row["seconds"] == pytest.approx(row["compute_seconds"] + row["exposed_seconds"])
 
 
-@pytest.mark.parametrize("sync", ["all-reduce", "sharded"])
-def test_bytes_and_memory_are_those_of_a_dry_run(monkeypatch, tmp_path, sync):
-    run(monkeypatch, "--ranks", "8", "--precision", "bf16", "--trunk-sync", sync, "--json", tmp_path / "plan.json")
+@pytest.mark.parametrize(("sync", "wire"), [("all-reduce", "auto"), ("sharded", "auto"), ("all-reduce", "float32")])
+def test_bytes_and_memory_are_those_of_a_dry_run(monkeypatch, tmp_path, sync, wire):
+    kept = ("--trunk-sync", sync, "--wire-dtype", wire)
+    run(monkeypatch, "--ranks", "8", "--precision", "bf16", *kept, "--json", tmp_path / "plan.json")
     model, dtype = find_builder("alexnet-owt")(InputSpec(224, 3, 1000)), np.dtype(np.float16)
     for row in rows_of(tmp_path / "plan.json"):
         layout = layout_of(Plan(8, row["scheme"], row["group_size"]))
-        options = MemoryOptions("cuda", trunk_sync=sync, device_bytes=80_000_000_000)
+        options = MemoryOptions("cuda", sync, wire, device_bytes=80_000_000_000)
         assert row["received_bytes"] == summarise(model, layout, 128, dtype, options).received_bytes
         assert row["memory_bytes"] == forecast_memory(model, layout, 128, dtype, options).num_bytes
 
@@ -112,14 +113,16 @@ def test_stragglers_and_sums_by_node_change_the_times(monkeypatch, tmp_path):
 def test_how_weights_are_kept_in_step_is_planned_and_said(monkeypatch, capsys, tmp_path):
     """Halves go to the rank that adds them: data parallelism sends more of them through a node's port than a ring."""
     titles, seconds = [], []
-    for options in ((), ("--wire-dtype", "float16"), ("--trunk-sync", "sharded")):
+    for options in ((), ("--wire-dtype", "float16"), ("--trunk-sync", "sharded"), ("--bucket-mib", "64")):
         file = tmp_path / "plan.json"
         run(monkeypatch, "--ranks", "16", "--groups", "8", "--cluster", "v100-25gbe", "--json", file, *options)
         titles.append(capsys.readouterr().out.splitlines()[0])
         seconds.append({row["scheme"]: row["seconds"] for row in rows_of(file)})
-    assert ["images a rank, fp32, V100" in title for title in titles] == [True, False, False]
+    assert ["images a rank, fp32, V100" in title for title in titles] == [True, False, False, False]
     assert "images a rank, fp32, wire dtype float16, V100" in titles[1]
     assert "images a rank, fp32, trunk sync sharded, V100" in titles[2]
+    assert "images a rank, fp32, bucket mib 64.0, V100" in titles[3]
+    assert seconds[3] != seconds[0]
     assert seconds[1]["a"] < seconds[0]["a"] < seconds[0]["dp"] < seconds[1]["dp"]
 
 

@@ -73,6 +73,11 @@ def test_bytes_are_those_of_the_forecast_however_weights_are_kept_in_step(trunk_
     assert told == pytest.approx(sum(forecast.values()), rel=2e-4)
 
 
+def test_numbers_of_bf16_cross_as_they_are_where_bfloat16_is_asked_for():
+    usual, told = (trace(Plan(8, "dp"), precision="bf16", sync=SyncOptions(wire_dtype=w)) for w in ("auto", "bfloat16"))
+    assert told == usual
+
+
 def test_larger_buckets_are_fewer():
     def num_sums(bucket_mib):
         events = trace(Plan(8, "dp"), sync=SyncOptions(bucket_mib=bucket_mib))
