@@ -61,7 +61,8 @@ class Options:
     quick: bool = False
     """A look whether all runs, in seconds: two seeds of two steps on 1 and 2 ranks, which say nothing of accuracy."""
     only_report: bool = False
-    """Train nothing: print what the file of results holds. Needs no images, but --data or --shards for their name."""
+    """Train nothing: print what the file of results holds of the data that its newest line of that name is of. Needs
+    no images, but --data or --shards for their name."""
     markdown: bool = False
     """Print tables as Markdown."""
     json: Path | None = None
@@ -202,7 +203,7 @@ def main() -> int:
         errors = Runner(setup, shards, options.results, options.jobs).run(missing, results)
     asked = [results[case] for case in cases if case in results]
     if asked:
-        report(asked, options, setup.data.split()[0])
+        report(asked, options, setup.data.rpartition(" ")[0])
     for failed in errors:
         print(f"error: {failed}", file=sys.stderr)
     if len(asked) < len(cases):

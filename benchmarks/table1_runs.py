@@ -49,9 +49,9 @@ def newest_data(file: Path, name: str) -> str:
     """Return what the newest result of shards called `name` says of its data. ValueError if there is none."""
     found = ""
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, LookupError, TypeError):
             data = str(json.loads(line)["setup"]["data"])
-            found = data if data.split(maxsplit=1)[0] == name else found
+            found = data if data.rpartition(" ")[0] == name else found
     if not found:
         raise ValueError(f"--results {file}: no result of {name} is in it; train first, or give another file or --data")
     return found
