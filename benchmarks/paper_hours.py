@@ -1,7 +1,9 @@
 """The hours of the paper's runs, presets `paper-1gpu` to `paper-8gpu`, that the planner gives for each cluster."""
 
 import argparse
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from benchmarks.paper_speed import EPOCH_IMAGES
 from owt_mpi.nn.model import InputSpec
@@ -41,9 +43,14 @@ def table(found: dict[str, Sequence[float]]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("--json", type=Path, help="also write the hours to this file")
     args = parser.parse_args()
-    found = {name: [hours(name, ranks) for ranks in RANKS] for name in cluster_names()}
+    clusters = [name for name in cluster_names() if load_cluster(name).device.is_gpu]
+    found = {name: [hours(name, ranks) for ranks in RANKS] for name in clusters}
     print(render(table({"the paper, as reported": REPORTED, **found}), args.markdown), end="")
+    if args.json:
+        content = {name: dict(zip(map(str, RANKS), of_ranks, strict=True)) for name, of_ranks in found.items()}
+        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The planner on the paper's machine: Table 1's speedups, with one fitted number."""
 
+import json
 import sys
 from dataclasses import replace
 
@@ -51,3 +52,13 @@ def test_the_hours_of_the_presets_are_those_of_the_plan(ranks):
     steps = 90 * 1_281_167 / (128 * ranks)
     expected = steps * paper_speed.seconds(Plan(ranks, "b" if ranks > 1 else "dp"), update) / 3600
     assert paper_hours.hours("paper-8xk20", ranks) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_hours_are_written_as_they_are_printed(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(paper_hours, "cluster_names", lambda: ["paper-8xk20"])
+    monkeypatch.setattr(sys, "argv", ["paper_hours", "--markdown", "--json", str(tmp_path / "hours.json")])
+    paper_hours.main()
+    written = json.loads((tmp_path / "hours.json").read_text())
+    printed = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| paper-8xk20"))
+    cells = [f"{written['paper-8xk20'][ranks]:.2f}" for ranks in ("1", "2", "4", "8")]
+    assert printed.split(" | ")[1:5] == cells
