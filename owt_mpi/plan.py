@@ -65,7 +65,7 @@ class PlanOptions:
     images_per_rank: int = 128
     """Images a rank trains on in a step (n)."""
     cluster: str = "dgx-a100"
-    """The cluster: dgx-a100, h100-infiniband, paper-8xk20, v100-25gbe, or your own as FILE.toml."""
+    """The cluster: dgx-a100, h100-infiniband, paper-8xk20, two-core-epyc, v100-25gbe, or your own as FILE.toml."""
     precision: PrecisionName = "fp32"
     """What products are computed in."""
     groups: tuple[int, ...] = ()

@@ -14,11 +14,11 @@ def shipped(name: str) -> str:
     return resources.files("owt_mpi.planner").joinpath("clusters").joinpath(f"{name}.toml").read_text()
 
 
-def test_four_clusters_are_shipped():
-    assert cluster_names() == ["dgx-a100", "h100-infiniband", "paper-8xk20", "v100-25gbe"]
+def test_five_clusters_are_shipped():
+    assert cluster_names() == ["dgx-a100", "h100-infiniband", "paper-8xk20", "two-core-epyc", "v100-25gbe"]
 
 
-@pytest.mark.parametrize("name", ["dgx-a100", "h100-infiniband", "paper-8xk20", "v100-25gbe"])
+@pytest.mark.parametrize("name", cluster_names())
 def test_what_is_written_is_read_back(name, tmp_path):
     file = tmp_path / "here.toml"
     file.write_text(to_toml(load_cluster(name), "two lines\nof comments"))
