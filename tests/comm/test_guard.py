@@ -97,7 +97,7 @@ def test_a_collective_exit_gives_its_code_and_one_line(mpirun: Run, case: str, c
 
 
 def test_a_rank_that_stops_when_all_is_done_is_not_waited_for(mpirun: Run) -> None:
-    result = mpirun(3, [SCRIPT, "stops_when_all_is_done"], LIMIT_S)
+    result = mpirun(3, [SCRIPT, "stops_when_all_is_done"], 3 * LIMIT_S)
     assert result.returncode == 1
     assert "all is done, but a rank has not come to its end within 2 s of this one" in result.stderr
     assert result.rank_stderr[1] == ""
@@ -108,7 +108,7 @@ def test_a_rank_that_stops_as_it_ends_the_job_for_all_is_not_waited_for(mpirun: 
     assert launcher is not None
     if is_open_mpi(launcher):
         pytest.skip("with Open MPI each rank ends by itself")
-    result = mpirun(3, [SCRIPT, "stops_as_all_exit", "3"], LIMIT_S)
+    result = mpirun(3, [SCRIPT, "stops_as_all_exit", "3"], 3 * LIMIT_S)
     assert result.returncode == 3
     assert result.rank_stderr[0] == "error: 'batch' must be positive\n"
     assert "(said for rank 0, which has not ended the job)" in result.stderr
