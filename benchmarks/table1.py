@@ -61,8 +61,8 @@ class Options:
     quick: bool = False
     """A look whether all runs, in seconds: two seeds of two steps on 1 and 2 ranks, which say nothing of accuracy."""
     only_report: bool = False
-    """Train nothing: print what the file of results holds of the data that its newest line of that name is of. Needs
-    no images, but --data or --shards for their name."""
+    """Train nothing: print what the file of results holds. The images need not be there, but --data or --shards says
+    their name; of several data of that name the newest result's are taken."""
     markdown: bool = False
     """Print tables as Markdown."""
     json: Path | None = None
@@ -100,14 +100,14 @@ def shards_of(options: Options) -> Path:
 
 
 def folder_of(options: Options) -> Path:
-    """Return where the shards are, or go."""
+    """Return the folder that the shards are in, or will be built in."""
     return options.shards or options.cache / options.data.name.partition(".")[0]
 
 
 def data_of(shards: Path) -> str:
     """Return what the data are known by: their name, and a digest of their shards' manifest."""
     digest = hashlib.sha256((shards / "manifest.json").read_bytes()).hexdigest()[:16]
-    return f"{shards.resolve().name} {digest}"
+    return f"{shards.name} {digest}"
 
 
 def setup_of(options: Options, data: str) -> Setup:
@@ -183,11 +183,8 @@ def main() -> int:
         options = replace(options, ranks=(1, 2), seeds=2, images=8, epochs=1)
     try:
         options.check()
-        if options.only_report:
-            shards, data = Path(), newest_data(options.results, folder_of(options).resolve().name)
-        else:
-            shards = shards_of(options).resolve()
-            data = data_of(shards)
+        shards = (folder_of(options) if options.only_report else shards_of(options)).resolve()
+        data = newest_data(options.results, shards.name) if options.only_report else data_of(shards)
     except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")
     setup = setup_of(options, data)

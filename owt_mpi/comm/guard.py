@@ -94,7 +94,10 @@ def agree(comm: Communicator, error: Exception | None, code: int = DATA_ERROR) -
 
 
 def meet_at_end(comm: Communicator) -> None:
-    """Return when all ranks of the job have called, as the last thing before they end: from then on none is late."""
+    """Return when all ranks of the job have called, as the last thing that they do together.
+
+    A rank that then does not come to MPI_Finalize within AGREEMENT_SECONDS of the others is not waited for.
+    """
     comm.barrier()
     _have_met.set()
 

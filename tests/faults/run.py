@@ -50,6 +50,7 @@ class Life:
 
     @property
     def has_said_all(self) -> bool:
+        """Whether it printed the last line of a run that was trained to its end."""
         return bool(self.lines) and self.lines[-1].startswith("run kept in ")
 
     @property
